@@ -1,0 +1,1 @@
+"""Make and judge synthetic training data with language models."""

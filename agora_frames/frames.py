@@ -1,0 +1,151 @@
+"""The columns that stages and backends agree on, and the checks made when a frame comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from agora_frames.errors import FrameError, did_you_mean, listed
+
+__all__ = [
+    "CALL",
+    "ERROR",
+    "MESSAGES",
+    "REPLIES",
+    "REQUESTS",
+    "SETTLED",
+    "UNPARSED",
+    "error_columns",
+    "errors",
+    "outcome",
+    "reason",
+    "require",
+]
+
+# A chat: its turns in order.
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+# Why a row has no good value: a short kind to filter by, and a message for people. Null where all is well.
+# Kinds of a call that ended in a reply, paid for, which nobody asks again unless told to:
+SETTLED = ("truncated", "refused", "content_filtered")
+# Kinds of a call that did not: `rate_limited`, `timeout`, `connection`, `server_error`, `bad_reply`,
+# `bad_request`, `context_too_long`; of one never made: `no_prompt`, `not_asked`;
+# of a prompt that could not be rendered: `null_value`, `template_error`;
+# and of a text without the parts that were looked for:
+UNPARSED = "unparsed"
+ERROR = pl.Struct({"kind": pl.String, "message": pl.String})
+
+# What a backend is asked. `key`: 32 hex digits, the content of the request (see `stages.generate`).
+# `row_id`, `sample`: for whom. `sampling`: a canonical JSON object of what is sent beside the messages.
+REQUESTS = pl.Schema(
+    {
+        "key": pl.String(),
+        "row_id": pl.String(),
+        "sample": pl.Int64(),
+        "messages": MESSAGES,
+        "sampling": pl.String(),
+    }
+)
+
+# What it answers. `text` is null when there is none; tokens and `cost_usd` are null when unknown, never 0;
+# `retried`: this attempt failed and the same request is being asked again.
+REPLIES = pl.Schema(
+    {
+        "key": pl.String(),
+        "text": pl.String(),
+        "reasoning": pl.String(),
+        "finish_reason": pl.String(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "cost_usd": pl.Float64(),
+        "latency_s": pl.Float64(),
+        "error": ERROR,
+        "retried": pl.Boolean(),
+    }
+)
+
+# What a generated column keeps about its call, beside the text. `model` is null where no call was made.
+CALL = pl.Struct(
+    {
+        "key": pl.String,
+        "endpoint": pl.String,
+        "model": pl.String,
+        "sampling": pl.String,
+        "reasoning": pl.String,
+        "finish_reason": pl.String,
+        "prompt_tokens": pl.Int64,
+        "completion_tokens": pl.Int64,
+        "cost_usd": pl.Float64,
+        "latency_s": pl.Float64,
+    }
+)
+
+
+def require(df: pl.DataFrame, *columns: str, stage: str, dtype: pl.DataType | None = None) -> None:
+    """Raises FrameError unless `df` has the columns (all of type `dtype`, where one is given)."""
+    for column in columns:
+        if column not in df.columns:
+            raise FrameError(
+                f"{stage}() reads the column {column!r}, which the frame does not have"
+                f"{did_you_mean(column, df.columns) or '.'} It has: {listed(df.columns) or 'no columns'}."
+            )
+        found = df.schema[column]
+        # A column of nothing but nulls has no type of its own: it may stand for any.
+        if dtype is not None and found != dtype and found != pl.Null:
+            raise FrameError(
+                f"{stage}() reads the column {column!r} as {dtype}, but it is {found}. "
+                f"Cast it first: df.with_columns(pl.col({column!r}).cast(…))."
+            )
+
+
+def errors(kinds: Iterable[str | None], messages: Iterable[str | None], name: str) -> pl.Series:
+    """A column of type ERROR; null where the kind is null."""
+    values = [
+        None if kind is None else {"kind": kind, "message": message}
+        for kind, message in zip(kinds, messages, strict=True)
+    ]
+    return pl.Series(name, values, dtype=ERROR)
+
+
+def error_columns(df: pl.DataFrame) -> list[str]:
+    """The columns that hold typed reasons, in the order in which stages added them."""
+    return [name for name, dtype in df.schema.items() if name.endswith("_error") and dtype == ERROR]
+
+
+def reason(df: pl.DataFrame) -> pl.Expr:
+    """String: the first thing that went wrong with a row, `completion: truncated`; null when nothing did.
+
+    Errors come before what `validate` found, in the order of the columns. A row that is not valid for no reason
+    that stands in the frame is `invalid`.
+    """
+    found = [
+        pl.concat_str(pl.lit(f"{name.removesuffix('_error')}: "), pl.col(name).struct.field("kind"))
+        for name in error_columns(df)
+    ]
+    if df.schema.get("valid") in (pl.Boolean, pl.Null):  # a column of another type is the user's own
+        told = df.schema.get("failures") == pl.List(pl.String)
+        first = pl.col("failures").list.first() if told else pl.lit(None, dtype=pl.String)
+        found.append(pl.when(~pl.col("valid").fill_null(False)).then(pl.coalesce(first, pl.lit("invalid"))))
+    return pl.coalesce(*found, pl.lit(None, dtype=pl.String)).alias("reason")
+
+
+def outcome(df: pl.DataFrame) -> pl.Expr:
+    """String: `failed` (no usable reply), `rejected` (a reply that is unparsed or invalid) or `accepted`.
+
+    Each row is one of the three, so accepted + rejected + failed is always the number of rows.
+    """
+    kinds = [pl.col(name).struct.field("kind") for name in error_columns(df)]
+    none = pl.lit(False)
+    failed = pl.any_horizontal(none, *[kind.is_not_null() & (kind != UNPARSED) for kind in kinds])
+    rejected = pl.any_horizontal(none, *[kind.is_not_null() for kind in kinds])
+    if df.schema.get("valid") in (pl.Boolean, pl.Null):
+        rejected = rejected | ~pl.col("valid").fill_null(False)
+    return (
+        pl.when(failed)
+        .then(pl.lit("failed"))
+        .when(rejected)
+        .then(pl.lit("rejected"))
+        .otherwise(pl.lit("accepted"))
+        .alias("outcome")
+    )

@@ -1,0 +1,1 @@
+"""The stages: functions from a DataFrame to a DataFrame."""
