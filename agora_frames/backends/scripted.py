@@ -1,0 +1,105 @@
+"""The public, honest fake: replies from a function or a table, and every failure the real ones know."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import orjson
+import polars as pl
+
+from agora_frames.backends.chat import Reply, failed, frame_of
+from agora_frames.errors import BindError
+from agora_frames.frames import REPLIES
+from agora_frames.types import Message
+
+__all__ = ["Script", "failing", "scripted"]
+
+# What a script says to one request: a text; a dict with any fields of `frames.REPLIES`; a list of these, one for
+# each attempt (all but the last are told as retried); or an error to raise, as a dead endpoint would.
+Said: TypeAlias = "str | Reply | Exception | Sequence[str | Reply]"
+Script: TypeAlias = "Callable[..., Said] | Mapping[str, Said]"
+
+
+@dataclass(frozen=True, repr=False)
+class Scripted:
+    """A backend that says what its script says; made by `scripted`."""
+
+    script: Script
+    model: str
+    delay_s: float
+    endpoint: str = "scripted"
+    prices: tuple[float, float] = (0.0, 0.0)
+
+    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        for request in requests.iter_rows(named=True):
+            if self.delay_s:
+                time.sleep(self.delay_s)
+            *earlier, last = self._attempts(request)
+            yield frame_of([*({**reply, "retried": True} for reply in earlier), last])
+
+    def _attempts(self, request: dict[str, Any]) -> list[Reply]:
+        said = self._say(request["messages"], request["sampling"])
+        if isinstance(said, Exception):
+            raise said
+        attempts = said if isinstance(said, Sequence) and not isinstance(said, str) else [said]
+        if not attempts or not all(isinstance(each, str | Mapping) for each in attempts):
+            raise BindError(
+                f"the script said {said!r} to {request['messages'][-1]['content']!r}; it may say a text, a dict with "
+                "fields of a reply, failing(kind), a list of these, or an exception."
+            )
+        return [_reply(request["key"], each) for each in attempts]
+
+    def _say(self, messages: list[Message], sampling: str) -> Said:
+        if isinstance(self.script, Mapping):
+            prompt = messages[-1]["content"]
+            return self.script.get(prompt, failing("bad_request", f"the script has no reply to {prompt!r}"))
+        return self.script(messages, orjson.loads(sampling)) if _takes_two(self.script) else self.script(messages)
+
+    def __repr__(self) -> str:
+        return f"scripted({getattr(self.script, '__name__', type(self.script).__name__)}, model={self.model!r})"
+
+
+def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -> Scripted:
+    """A backend for tests, examples and dry runs: it costs nothing and says what it is told to.
+
+    script: a function of the messages (and, if it takes two values, of the sampling: temperature, seed, …), or a
+    table from the last message's text to the reply. It says a text, or a dict with any fields of a reply
+    (`frames.REPLIES`), or a failure (`failing`), or a list of those: one for each attempt. An exception that it
+    returns is raised, as if the endpoint were dead.
+    delay_s: seconds slept before each reply.
+
+    >>> import agora_frames as af
+    >>> model = af.scripted(lambda messages: messages[-1]["content"].upper())
+    >>> df = pl.DataFrame({"prompt": ["one", "two"]}).pipe(af.with_row_ids)
+    >>> df.pipe(af.generate_column, backend=model)["completion"].to_list()
+    ['ONE', 'TWO']
+    """
+    return Scripted(script, model, delay_s)
+
+
+def failing(kind: str, message: str = "as the script says", **fields: Any) -> Reply:
+    """A failure of one request, for a script to say; `kind` as in `frames`, fields as in `frames.REPLIES`.
+
+    >>> failing("truncated", text="Once upon a", finish_reason="length")["error"]["kind"]
+    'truncated'
+    """
+    return {**failed("", kind, message), **fields}
+
+
+def _takes_two(script: Callable[..., Said]) -> bool:
+    try:
+        wanted = inspect.signature(script).parameters.values()
+        return sum(p.kind <= p.VAR_POSITIONAL and p.default is p.empty for p in wanted) > 1
+    except ValueError:  # a type or function written in C, such as str
+        return False
+
+
+def _reply(key: str, said: str | Reply) -> Reply:
+    reply = {"text": said, "finish_reason": "stop"} if isinstance(said, str) else dict(said)
+    if strange := reply.keys() - REPLIES.keys():
+        raise BindError(f"a scripted reply may not hold {sorted(strange)}; it may hold {list(REPLIES)}.")
+    return {"cost_usd": 0.0, "latency_s": 0.0, **reply, "key": key}

@@ -1,0 +1,245 @@
+"""What is read from the body of a chat completion, and the stream between a backend's thread and its reader."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+import pytest
+
+from agora_frames.backends.chat import Put, failed, frame_of, read_completion, streamed
+from agora_frames.errors import EndpointError
+from agora_frames.frames import REPLIES
+
+
+def read(body: dict[str, Any], prices: tuple[float, float] | None = None) -> dict[str, Any]:
+    """The row that a body becomes."""
+    return frame_of([read_completion("k", body, latency_s=1.5, prices=prices)]).row(0, named=True)
+
+
+def body(message: Any = None, finish: Any = "stop", **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message or {"content": "Hi"}, "finish_reason": finish}], **fields}
+
+
+def kind(row: dict[str, Any]) -> Any:
+    return row["error"] and row["error"]["kind"]
+
+
+# Bodies
+
+
+def test_a_whole_reply_has_its_text_and_no_error() -> None:
+    row = read(body(usage={"prompt_tokens": 10, "completion_tokens": 5}))
+    assert row == {
+        "key": "k",
+        "text": "Hi",
+        "reasoning": None,
+        "finish_reason": "stop",
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cost_usd": None,
+        "latency_s": 1.5,
+        "error": None,
+        "retried": False,
+    }
+
+
+def test_the_cost_is_exact_when_prices_and_tokens_are_known() -> None:
+    row = read(body(usage={"prompt_tokens": 1000, "completion_tokens": 200}), prices=(0.15, 0.60))
+    assert math.isclose(row["cost_usd"], 0.00027, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 3}, {"prompt_tokens": "3", "completion_tokens": 1}, []])
+def test_the_cost_is_null_when_the_tokens_are_not_known(usage: Any) -> None:
+    assert read(body(usage=usage), prices=(1.0, 1.0))["cost_usd"] is None
+
+
+def test_a_reply_cut_at_its_length_keeps_its_text() -> None:
+    row = read(body({"content": "Once upon"}, finish="length"))
+    assert (kind(row), row["text"]) == ("truncated", "Once upon")
+
+
+def test_a_reply_that_was_all_reasoning_is_truncated_and_not_bad() -> None:
+    row = read(body({"content": None, "reasoning_content": "Let me see"}, finish="length"))
+    assert (kind(row), row["text"], row["reasoning"]) == ("truncated", None, "Let me see")
+
+
+def test_a_filtered_reply_is_told_as_filtered() -> None:
+    assert kind(read(body(finish="content_filter"))) == "content_filtered"
+
+
+def test_a_refusal_is_an_error_with_the_refusal_as_its_message() -> None:
+    row = read(body({"content": None, "refusal": "I cannot."}))
+    assert row["error"] == {"kind": "refused", "message": "I cannot."}
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_is_kept_apart_from_the_text(name: str) -> None:
+    row = read(body({"content": "4", name: "2 + 2"}))
+    assert (row["text"], row["reasoning"]) == ("4", "2 + 2")
+
+
+def test_an_empty_text_is_a_text() -> None:
+    row = read(body({"content": ""}))
+    assert (kind(row), row["text"]) == (None, "")
+
+
+def test_a_text_that_comes_in_parts_is_joined() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}, None]
+    assert read(body({"content": parts}))["text"] == "ab"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"choices": None},
+        {"choices": []},
+        {"choices": [None]},
+        {"choices": "text"},
+        {"choices": [{}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": "text"}]},
+        body({"content": None}),
+        body({"content": 5}),
+        body({"content": [{"type": "image"}]}),
+        body({"content": None, "refusal": {"a": 1}}, finish=7),
+    ],
+    ids=str,
+)
+def test_a_body_without_a_text_is_a_bad_reply_and_no_crash(strange: dict[str, Any]) -> None:
+    row = read({"usage": {"prompt_tokens": 7, "completion_tokens": 1}, **strange})
+    assert (kind(row), row["text"], row["prompt_tokens"]) == ("bad_reply", None, 7)
+
+
+# Frames
+
+
+def test_replies_become_a_frame_in_the_columns_of_replies() -> None:
+    df = frame_of([{"key": "a", "text": "x"}, failed("b", "timeout", "late", retried=True)])
+    assert df.schema == REPLIES
+    assert df["retried"].to_list() == [False, True]
+
+
+def test_no_replies_become_an_empty_frame() -> None:
+    assert frame_of([]).schema == REPLIES
+
+
+def test_half_a_surrogate_pair_is_replaced_and_the_rest_of_the_text_kept() -> None:
+    df = frame_of([{"key": "a", "text": "x \ud83d"}, failed("b", "refused", "\ude00!"), {"key": "c", "text": "🌍"}])
+    assert df["text"].to_list() == ["x \ufffd", None, "🌍"]
+    assert df["error"][1]["message"] == "\ufffd!"
+
+
+# Streams
+
+
+def keys(frames: Iterator[pl.DataFrame]) -> Iterator[str]:
+    return itertools.chain.from_iterable(frame["key"] for frame in frames)
+
+
+def test_what_is_put_comes_out_in_order_and_the_stream_ends() -> None:
+    def work(put: Put, stop: threading.Event) -> None:
+        for n in range(100):
+            put({"key": str(n)})
+
+    assert list(keys(streamed(work))) == [str(n) for n in range(100)]
+
+
+def test_a_reply_comes_out_while_the_work_goes_on() -> None:
+    go_on = threading.Event()
+
+    def work(put: Put, stop: threading.Event) -> None:
+        put({"key": "a"})
+        assert go_on.wait(5)
+        put({"key": "b"})
+
+    stream = keys(streamed(work))
+    assert next(stream) == "a"
+    go_on.set()
+    assert list(stream) == ["b"]
+
+
+def test_what_the_work_raises_comes_after_what_it_had_put() -> None:
+    def work(put: Put, stop: threading.Event) -> None:
+        put({"key": "a"})
+        raise EndpointError("dead")
+
+    stream = keys(streamed(work))
+    assert next(stream) == "a"
+    with pytest.raises(EndpointError, match="dead"):
+        next(stream)
+
+
+def test_the_work_waits_until_its_reply_was_passed_on() -> None:
+    begun: list[int] = []
+
+    def work(put: Put, stop: threading.Event) -> None:
+        for n in range(3):
+            begun.append(n)
+            put({"key": str(n)}).result(timeout=5)
+
+    stream = keys(streamed(work))
+    for n in range(3):
+        assert next(stream) == str(n)
+        time.sleep(0.02)  # room for work that does not wait
+        assert begun == list(range(n + 1))
+    assert list(stream) == []
+
+
+def until_stopped(ended: threading.Event, put: Put, stop: threading.Event) -> None:
+    """Puts one reply after the other until it is stopped, and then the one that is in flight."""
+    for n in itertools.count():
+        put({"key": str(n)}).result(timeout=5)
+        if stop.is_set():
+            break
+    put({"key": "last"})
+    ended.set()
+
+
+def test_a_stream_that_nobody_reads_any_more_stops_the_work() -> None:
+    ended = threading.Event()
+    stream = streamed(lambda put, stop: until_stopped(ended, put, stop))
+    next(stream)
+    assert not ended.is_set()
+    stream.close()  # type: ignore[attr-defined]
+    assert ended.wait(5)
+
+
+def test_after_an_interruption_the_replies_in_flight_still_come_and_then_the_interruption() -> None:
+    ended = threading.Event()
+    stream = streamed(lambda put, stop: until_stopped(ended, put, stop))
+    seen = list(keys(iter([next(stream)])))
+    seen += stream.throw(KeyboardInterrupt())["key"].to_list()  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        for frame in stream:
+            seen += frame["key"].to_list()
+    assert seen[-1] == "last"
+    assert seen[:-1] == [str(n) for n in range(len(seen) - 1)]
+
+
+def test_an_interruption_is_told_even_when_what_was_in_flight_fails() -> None:
+    def work(put: Put, stop: threading.Event) -> None:
+        put({"key": "a"})
+        assert stop.wait(5)
+        raise EndpointError("dead")
+
+    stream = streamed(work)
+    next(stream)
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+
+
+def test_an_interruption_after_the_last_reply_ends_too() -> None:
+    def work(put: Put, stop: threading.Event) -> None:
+        put({"key": "a"})
+
+    stream = streamed(work)
+    next(stream)
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]

