@@ -1,0 +1,282 @@
+"""The command `agora`: run a recipe, list recipes, plan a run, read the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+import time
+from ast import literal_eval
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+from rich.console import Console
+
+from agora_frames.backends import connect
+from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
+from agora_frames.display import Meter, accepted_table, frame_table
+from agora_frames.errors import AgoraError, BindError, FrameError, StorageError
+from agora_frames.hashing import frame_hash
+from agora_frames.io import check_writable, read_frame
+from agora_frames.ledger import Ledger, Remembered
+from agora_frames.plan import plan
+from agora_frames.run import Result, check_output, perform, write_result
+from agora_frames.stage import Stage
+from agora_frames.stages.rows import failure_counts
+from agora_frames.store import Store
+
+__all__ = ["main"]
+
+_DONE, _USER_ERROR, _INTERRUPTED = 0, 1, 130
+_COMMANDS_OF_RECIPES = ("run", "plan")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `agora` with these arguments; gives the exit code: 0 done, 1 an error of use, 130 interrupted."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    errors = Console(stderr=True, highlight=False)
+    try:
+        args = _parser(given).parse_args(given)
+        args.command(args)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted. Every reply that was recorded is kept, and will not be asked again. Go on with:")
+        errors.print(f"    {shlex.join([_program(), *given])}", markup=False, soft_wrap=True)
+        return _INTERRUPTED
+    except AgoraError as exc:
+        if "--debug" in given:
+            raise
+        errors.print(f"[bold red]{type(exc).__name__}[/]")
+        errors.print(str(exc), markup=False, soft_wrap=True)
+        return _USER_ERROR
+    return _DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors like all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BindError(f"{message}. `{self.prog} --help` shows what is possible.")
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The options; those of a recipe are made of its signature, so it must be named first: `agora run NAME …`."""
+    parser = _Parser("agora", description="Synthetic training data, from frame to frame.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = _Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument(
+        "--ledger", default=os.environ.get("AGORA_LEDGER", ".agora/ledger"), help="where replies are kept (%(default)s)"
+    )
+    for name, command, about in (
+        ("run", _run, "run a recipe and write the dataset"),
+        ("plan", _plan, "say what a run would ask and spend; nothing is called"),
+    ):
+        sub = commands.add_parser(name, parents=[common], help=about, description=about)
+        _add_run_options(sub, named=given[1:2] if given[:1] == [name] else [])
+        sub.set_defaults(command=command)
+    sub = commands.add_parser("recipes", parents=[common], help="list the recipes")
+    sub.set_defaults(command=_recipes)
+    sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
+    sub.set_defaults(command=_ledger)
+    return parser
+
+
+def _add_run_options(sub: argparse.ArgumentParser, *, named: Sequence[str]) -> None:
+    sub.add_argument("recipe", help="a recipe's name (`agora recipes`), or the path of its .py file")
+    add = sub.add_argument_group("options of every recipe").add_argument
+    add("--backend", default="llama:smollm2-135m", help="the model: see `connect` (%(default)s)")
+    add("--model", help="its name, when --backend is a URL")
+    add(
+        "--backend-option", action="append", default=[], metavar="NAME=VALUE", help="such as concurrency=64; repeatable"
+    )
+    add(
+        "--input", help="a frame: .parquet, .jsonl, .json, .csv, a datasets folder, any fsspec URL (the recipe's seeds)"
+    )
+    add("--output", default="dataset.parquet", help="where the dataset goes (%(default)s)")
+    add("--limit", type=int, metavar="ROWS", help="use the first rows of the input only")
+    add("--preview", type=int, metavar="ROWS", help="run the first rows, show them, and write no file")
+    add("--offline", action="store_true", help="call nothing: use the ledger, and list the replies it lacks")
+    add(
+        "--store",
+        default=os.environ.get("AGORA_STORE", ".agora/store"),
+        help="where computed steps are kept (%(default)s)",
+    )
+    if named and not named[0].startswith("-"):
+        add_options(sub, find_recipe(named[0]))
+
+
+def _run(args: argparse.Namespace) -> None:
+    recipe, params, run = find_recipe(args.recipe), _params(args), _run_id()
+    model, df = _connected(args, recipe, run), _input(args, recipe)
+    meter = Meter(model.backend)
+    stage = recipe.function(**params, backend=replace(model, backend=meter))
+    _check(stage, df, args)
+    out = Console()
+    out.print(f"[bold]{recipe.name}[/]: {df.height} rows, {model.model}, ledger {args.ledger}", highlight=False)
+    result = perform(stage, df, store=Store(args.store), meter=meter, console=out)
+    _show(out, result)
+    if args.preview is None:
+        about = {
+            "recipe": recipe.name,
+            "parameters": params,
+            "command": shlex.join([_program(), *sys.argv[1:]]),
+            "run": run,
+            "endpoint": model.endpoint,
+            "model": model.model,
+            "ledger": args.ledger,
+            "input": {"from": args.input or f"seeds of {recipe.name}", "rows": df.height, "hash": frame_hash(df)},
+        }
+        files = write_result(result, args.output, about=about)
+        out.print(f"\nWrote {', '.join(files.values())}", highlight=False, soft_wrap=True)
+    _say_what_next(out, args)
+
+
+def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
+    """Finds out before anything is asked what would fail after it.
+
+    A recipe makes of an empty frame an empty one of the same columns, so it shows what the output must hold.
+    """
+    made = stage(df.clear())
+    if args.preview is None:
+        check_output(args.output, made)
+    try:
+        check_writable(args.store)
+    except StorageError as exc:
+        raise StorageError(f"the store: {exc} Give another place: --store, or AGORA_STORE.") from exc
+
+
+def _plan(args: argparse.Namespace) -> None:
+    recipe = find_recipe(args.recipe)
+    stage = recipe.function(**_params(args), backend=_connected(args, recipe, run=None))
+    planned = plan(stage, df=_input(args, recipe))
+    out = Console()
+    for row in planned.iter_rows(named=True):
+        table = pl.DataFrame({"what": list(row), "figure": ["unknown" if v is None else str(v) for v in row.values()]})
+        out.print(frame_table(table, title=f"{recipe.name}: what a run would ask now"))
+    out.print("Prompt tokens are estimated, 4 bytes to a token. Nothing was called.", style="dim")
+
+
+def _recipes(args: argparse.Namespace) -> None:
+    rows = [{"recipe": r.name, "what it does": r.summary, "options": ", ".join(r.parameters)} for r in all_recipes()]
+    out = Console()
+    out.print(frame_table(pl.DataFrame(rows), title="Recipes"))
+    out.print(f"{_program()} run NAME --help  shows the options of one.", style="dim", highlight=False)
+
+
+def _ledger(args: argparse.Namespace) -> None:
+    frame = Ledger(Path(args.ledger)).frame()
+    if frame.is_empty():
+        Console().print(f"The ledger {args.ledger} is empty.", highlight=False)
+        return
+    final = ~pl.col("retried")
+    kind = pl.col("error").struct.field("kind")
+    table = (
+        frame.group_by("recipe", "model", maintain_order=True)
+        .agg(
+            pl.col("run").n_unique().alias("runs"),
+            final.sum().alias("calls"),
+            pl.len().alias("attempts"),
+            (final & kind.is_null()).sum().alias("answered"),
+            kind.drop_nulls().value_counts(sort=True).alias("failures"),
+            pl.col("prompt_tokens", "completion_tokens").sum(),
+            pl.when(pl.col("cost_usd").is_null().any())
+            .then(None)
+            .otherwise(pl.col("cost_usd").sum())
+            .alias("cost_usd"),
+        )
+        .with_columns(
+            pl.col("failures")
+            .list.eval(pl.format("{} {}", pl.element().struct.field("count"), pl.element().struct.field("kind")))
+            .list.join(", "),
+        )
+    )
+    Console().print(frame_table(table, title=f"Ledger {args.ledger}: {frame.height} attempts"))
+
+
+def _params(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in find_recipe(args.recipe).parameters}
+
+
+def _connected(args: argparse.Namespace, recipe: Recipe, run: str | None) -> Remembered:
+    options = {} if args.model is None else {"model": args.model}
+    for given in args.backend_option:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise BindError(f"--backend-option {given!r} must read NAME=VALUE, such as concurrency=64.")
+        options[name.replace("-", "_")] = _value(value)
+    ledger = Ledger(Path(args.ledger), recipe=recipe.name, run=run)
+    return connect(args.backend, ledger=ledger, offline=args.offline, **options)
+
+
+def _value(text: str) -> Any:
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _input(args: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:
+    df = read_frame(args.input) if args.input else recipe.seeds(_params(args))
+    if df is None:
+        raise FrameError(f"the recipe {recipe.name!r} has no seeds of its own: give it a frame with --input FILE.")
+    for limit in (args.limit, args.preview):
+        if limit is not None and limit < 1:
+            raise BindError(f"--limit and --preview take a number of rows, at least 1, not {limit}.")
+        df = df.head(limit) if limit is not None else df
+    if df.is_empty():
+        raise FrameError(f"the input {args.input!r} has no rows: there is nothing to run. Its columns: {df.columns}.")
+    return df
+
+
+def _show(out: Console, result: Result) -> None:
+    counts, calls = result.counts, result.calls
+    if result.accepted.height:
+        out.print(accepted_table(result.accepted, rows=5))
+    if result.others.height:
+        out.print(frame_table(failure_counts(result.rows), title="Why rows were not accepted"))
+    cost = "unknown" if calls["cost_usd"] is None else f"${calls['cost_usd']:.4f}"
+    out.print(
+        f"\n{counts['requested']} requested = [green]{counts['accepted']} accepted[/] + "
+        f"[yellow]{counts['rejected']} rejected[/] + [red]{counts['failed']} failed[/]",
+        highlight=False,
+    )
+    made = f"{calls['made']} calls made" if calls["made"] else "No call was made"
+    out.print(
+        f"{made}, {calls['from_ledger']} replies from the ledger; {calls['prompt_tokens']} prompt and "
+        f"{calls['completion_tokens']} completion tokens, cost {cost}, {result.seconds:.1f} s",
+        highlight=False,
+    )
+
+
+def _say_what_next(out: Console, args: argparse.Namespace) -> None:
+    program = _program()
+    other = "hello" if args.recipe != "hello" else "response_generation --domain general --shots --max-tokens 200"
+    out.print("\n[bold]Next[/]", highlight=False)
+    for command, what in (
+        (f"{program} run {other}", f"another recipe ({program} recipes lists them)"),
+        (f"{program} run {args.recipe} --backend openai:gpt-4o-mini", "another model (needs OPENAI_API_KEY)"),
+        (f"{program} plan {args.recipe} --backend openai:gpt-4o-mini", "what that would ask, before it is asked"),
+        (f"{program} ledger", "what was called, spent and failed so far"),
+    ):
+        out.print(f"    {command}  [dim]# {what}[/]", highlight=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program can be called again from here."""
+    called = Path(sys.argv[0])
+    if called.name != "agora" or shutil.which("agora") == str(called):
+        return "agora"
+    return os.path.relpath(called) if called.is_absolute() else str(called)
+
+
+def _run_id() -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

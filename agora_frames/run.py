@@ -1,0 +1,146 @@
+"""One run of a recipe, from a frame to files: the dataset, what was left out of it and why, and the manifest."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import orjson
+import polars as pl
+from rich.console import Console
+
+from agora_frames.compose import traced
+from agora_frames.display import Meter, bars, watched
+from agora_frames.errors import StorageError
+from agora_frames.formats import encode, format_of
+from agora_frames.frames import CALL, outcome
+from agora_frames.hashing import frame_hash
+from agora_frames.io import check_writable, write_bytes_atomically, write_frame
+from agora_frames.stage import Stage
+from agora_frames.stages.rows import failure_counts
+from agora_frames.store import Store, cached
+from agora_frames.types import Step
+
+__all__ = ["Result", "check_output", "files_of", "perform", "write_result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: every row, how long each step took, and what was asked."""
+
+    rows: pl.DataFrame
+    steps: list[Step]
+    seconds: float
+    meter: Meter
+
+    @property
+    def accepted(self) -> pl.DataFrame:
+        """The rows of the dataset."""
+        return self.rows.filter(outcome(self.rows) == "accepted")
+
+    @property
+    def others(self) -> pl.DataFrame:
+        """The rejected and the failed rows, with their reasons."""
+        return self.rows.filter(outcome(self.rows) != "accepted")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows requested, accepted, rejected and failed; the last three add up to the first."""
+        by = dict(self.rows.select(outcome(self.rows)).group_by("outcome").len().iter_rows())
+        return {"requested": self.rows.height, **{kind: by.get(kind, 0) for kind in ("accepted", "rejected", "failed")}}
+
+    @property
+    def calls(self) -> dict[str, Any]:
+        """Calls made now, replies taken from the ledger instead, and what was used and spent now."""
+        return {
+            "made": self.meter.calls,
+            "from_ledger": max(0, self.replies["count"] - self.meter.calls),
+            "attempts": self.meter.attempts,
+            "prompt_tokens": self.meter.prompt_tokens,
+            "completion_tokens": self.meter.completion_tokens,
+            "cost_usd": self.meter.cost_usd,
+        }
+
+    @property
+    def replies(self) -> dict[str, Any]:
+        """The replies that the rows are made of, whenever they were asked for: their number, tokens and cost."""
+        columns = [self.rows[name].struct.unnest() for name, dtype in self.rows.schema.items() if dtype == CALL]
+        calls = pl.concat([pl.Series(dtype=CALL).struct.unnest(), *columns]).drop_nulls("key").unique("key")
+        known = not calls["cost_usd"].has_nulls()
+        return {
+            "count": calls.height,
+            "prompt_tokens": calls["prompt_tokens"].sum(),
+            "completion_tokens": calls["completion_tokens"].sum(),
+            "cost_usd": calls["cost_usd"].sum() if known else None,
+        }
+
+
+def perform(stage: Stage, df: pl.DataFrame, *, store: Store, meter: Meter, console: Console) -> Result:
+    """Runs a recipe on a frame, with bars on the console, and with its steps cached in the store."""
+    told: list[Step] = []
+    begun = time.perf_counter()
+    with bars(console) as progress:
+        rows = traced(cached(watched(stage, progress, meter), store=store), on_step=told.append)(df)
+    return Result(rows, told, time.perf_counter() - begun, meter)
+
+
+def files_of(output: str) -> dict[str, str]:
+    """The three files of a run: the dataset, the other rows and the manifest, side by side.
+
+    Raises: StorageError when `output` is a folder that holds other things, such as `.`.
+    """
+    folder, slash, name = output.rstrip("/").rpartition("/")
+    base, dot, suffix = name.partition(".")
+    if not base:
+        raise StorageError(f"the output {output!r} must have a name: dataset.parquet, say, or a new folder's.")
+    end = "/" if output.endswith("/") else ""
+    return {
+        "accepted": output,
+        "others": f"{folder}{slash}{base}.others{dot}{suffix}" if dot else f"{folder}{slash}{base}_others{end}",
+        "manifest": f"{folder}{slash}{base}.manifest.json",
+    }
+
+
+def check_output(output: str, columns: pl.DataFrame) -> None:
+    """Finds out before a run whether its result can be written: `columns` is an empty frame like it.
+
+    Raises: FrameError when the format cannot hold a column; StorageError when the place cannot be written.
+    """
+    encode(columns, format_of(output, None, StorageError), output)
+    folder, slash, _ = files_of(output)["manifest"].rpartition("/")
+    check_writable(folder + slash or ".")
+
+
+def write_result(result: Result, output: str, *, about: Mapping[str, Any]) -> dict[str, str]:
+    """Writes the dataset to `output`, the other rows and the manifest beside it; gives the names of the files.
+
+    about: what the manifest should say of the run beside the counts: recipe, parameters, command, input, model, run.
+    Raises: StorageError when a file cannot be written. The replies are in the ledger by then, so nothing is lost.
+    """
+    files = files_of(output)
+    write_frame(result.accepted, files["accepted"])
+    write_frame(result.others, files["others"])
+    manifest = {
+        **about,
+        "rows": result.counts,
+        "reasons": failure_counts(result.rows).to_dicts(),
+        "calls": result.calls,
+        "replies": result.replies,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "files": files,
+        "dataset_hash": frame_hash(result.accepted),
+        "versions": versions(),
+    }
+    write_bytes_atomically(files["manifest"], orjson.dumps(manifest, option=orjson.OPT_INDENT_2, default=str))
+    return files
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    packages = {name: metadata.version(name) for name in ("agora-frames", "polars", "pandera", "jinja2")}
+    return {"python": platform.python_version(), **packages}

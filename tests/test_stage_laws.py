@@ -1,0 +1,309 @@
+"""What holds for every stage, by one table: a stage that is not in it fails."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import pkgutil
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pandera.polars as pa
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import agora_frames as af
+import agora_frames.stages
+from agora_frames.backends.scripted import failing
+from agora_frames.frames import ERROR, REPLIES
+from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.generate import generate_column
+from agora_frames.stages.parse import parse_column
+from agora_frames.stages.parsers import tagged
+from agora_frames.stages.prompt import render_prompts
+from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.validate import validate
+
+
+class Sentence(pa.DataFrameModel):
+    text: str = pa.Field(nullable=True, str_length={"max_value": 12})
+
+    @pa.check("text")
+    def not_blank(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key).str.strip_chars() != "")
+
+
+def echo(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dict[str, Any]:
+    """The text and its draw; some texts are refused, or cut short."""
+    text = f"{messages[-1]['content']} {sampling.get('seed')}"
+    if "R" in text:
+        return failing("refused")
+    return failing("truncated", text=text, finish_reason="length") if "\u05d0" in text else text
+
+
+def vowels(text: str) -> tuple[str, int] | None:
+    """A parser of one's own, with two values; it may find nothing, or fail."""
+    found = [letter for letter in text if letter in "aeiou"]
+    return (found[0], len(found)) if found else None
+
+
+ECHO = af.scripted(echo, model="echo")
+
+
+@dataclass(frozen=True)
+class InOneGo:
+    """A backend that says the same, and answers all requests in one frame, the last one first."""
+
+    endpoint: str = "in one go"
+    model: str = "echo"
+
+    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        replies = []
+        for key, messages, sampling in requests.select("key", "messages", "sampling").reverse().iter_rows():
+            said = echo(messages, json.loads(sampling))
+            replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
+        yield pl.DataFrame(replies, schema=REPLIES)
+
+
+class Case(NamedTuple):
+    """A stage with example parameters, which may depend on the frame; and what of the laws does not apply to it."""
+
+    stage: Any
+    params: Mapping[str, Any] | Callable[[pl.DataFrame], Mapping[str, Any]] = MappingProxyType({})
+    without: tuple[str, ...] = ()  # columns that the frame must lack for the stage to do its work
+    keeps_columns: bool = True
+
+    def bound(self, df: pl.DataFrame) -> Stage:
+        return self.stage(**(self.params(df) if callable(self.params) else self.params))  # type: ignore[no-any-return]
+
+    def frame(self, df: pl.DataFrame) -> pl.DataFrame:
+        return df.drop(self.without)
+
+
+def some_anew(df: pl.DataFrame) -> dict[str, Any]:
+    return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
+
+
+CASES: dict[str, Case] = {
+    "with_row_ids": Case(with_row_ids, without=("row_id",)),
+    "with_row_ids, given": Case(with_row_ids),
+    "with_row_ids of columns": Case(with_row_ids, {"columns": ["text", "valid"]}, without=("row_id",)),
+    "with_outcome": Case(with_outcome),
+    "with_outcome, not validated": Case(with_outcome, without=("valid", "failures")),
+    "keep_valid": Case(keep_valid),
+    "failure_counts": Case(failure_counts, keeps_columns=False),
+    "replace_rows": Case(replace_rows, some_anew),
+    "render_prompts": Case(
+        render_prompts, {"template": "Say {{ text }} {% if note %}{{ note }}{% endif %}", "into": "say"}
+    ),
+    "render_prompts, chat": Case(render_prompts, {"template": "{{ text }}", "system": "You are {{ position }}."}),
+    "generate_column": Case(generate_column, {"backend": InOneGo(), "temperature": 0.7, "max_tokens": 9}),
+    "generate_column, greedy": Case(generate_column, {"backend": ECHO, "temperature": 0}),
+    "generate_column, samples": Case(generate_column, {"backend": InOneGo(), "samples": 2, "into": "reply"}),
+    "parse_column": Case(parse_column, {"column": "text", "parser": tagged("RESULT"), "into": {"answer": pl.Int64}}),
+    "parse_column, own parser": Case(
+        parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
+    ),
+    "validate": Case(validate, {"schema": Sentence}),
+}
+BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def found_stages() -> dict[str, StageFunction[Any]]:
+    """Every stage that the package offers."""
+    modules = [
+        importlib.import_module(m.name)
+        for m in pkgutil.walk_packages(agora_frames.stages.__path__, "agora_frames.stages.")
+    ]
+    return {
+        value.name: value
+        for module in (af, *modules)
+        for value in vars(module).values()
+        if isinstance(value, StageFunction)
+    }
+
+
+def test_every_stage_is_in_the_table() -> None:
+    missing = [name for name, each in found_stages().items() if not any(case.stage is each for case in CASES.values())]
+    assert missing == [], "add each with example parameters to CASES"
+
+
+def test_the_stages_of_the_package_are_found() -> None:
+    assert {"with_row_ids", "keep_valid", "render_prompts", "generate_column"} <= found_stages().keys()
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    *("plain", "R", "", " ", "\n", "\t x ", "\u00a0", "\u2028", "\x1c", "\x00", "a\u0301", "á", "e" * 20),
+    *(
+        "שלום \u05d0",
+        "\u202eabc",
+        "👩‍👩‍👧",
+        "[RESULT] 42 [/RESULT]",
+        "[RESULT] many [/RESULT]",
+        "{{ text }}",
+        '"}',
+        "None",
+        None,
+    ),
+]
+KINDS = [None, None, None, "unparsed", "truncated"]
+
+
+def made(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+    """A frame as it stands in the middle of a recipe, from (text, kind of error, valid, note) of each row."""
+    texts, kinds, valid, notes = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return pl.DataFrame(
+        {
+            "row_id": [f"{i:032x}" for i in range(len(rows))],
+            "text": pl.Series(texts, dtype=pl.String),
+            "prompt": pl.Series(texts, dtype=pl.String),
+            "prompt_error": pl.Series([_error("null_value") if t is None else None for t in texts], dtype=ERROR),
+            "earlier_error": pl.Series([kind and _error(kind) for kind in kinds], dtype=ERROR),
+            "valid": pl.Series(valid, dtype=pl.Boolean),
+            "failures": pl.Series([[] if v else ["text: rule"] for v in valid], dtype=pl.List(pl.String)),
+            "note": pl.Series(notes, dtype=pl.Float64),
+            "position": pl.Series(range(len(rows)), dtype=pl.Int64),
+        },
+        schema_overrides={"row_id": pl.String},
+    )
+
+
+def _error(kind: str) -> dict[str, str]:
+    return {"kind": kind, "message": "why"}
+
+
+ROWS = st.tuples(
+    st.sampled_from(TEXTS) | st.text(max_size=4),
+    st.sampled_from(KINDS),
+    st.sampled_from([True, True, False, None]),
+    st.none() | st.floats(),
+)
+# With duplicates: a row may stand in the frame up to three times, apart from its name.
+FRAMES = st.lists(st.tuples(ROWS, st.integers(1, 3)), max_size=5).map(
+    lambda drawn: made([row for row, times in drawn for _ in range(times)])
+)
+MANY = made([(random.Random(i).choice(TEXTS), KINDS[i % 5], i % 3 > 0, i % 7 / 4) for i in range(10_000)])
+LAW = settings(max_examples=12)
+
+
+def in_order(df: pl.DataFrame) -> pl.DataFrame:
+    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+@BY_CASE
+@given(df=FRAMES)
+@LAW
+def test_the_input_is_left_as_it_was(case: Case, df: pl.DataFrame) -> None:
+    df = case.frame(df)
+    copy = pickle.loads(pickle.dumps(df))
+    case.bound(df)(df)
+    assert_frame_equal(df, copy)
+
+
+@BY_CASE
+@given(df=FRAMES)
+@LAW
+def test_the_same_call_gives_the_same_frame(case: Case, df: pl.DataFrame) -> None:
+    df = case.frame(df)
+    assert_frame_equal(case.bound(df)(df), case.bound(df)(pickle.loads(pickle.dumps(df))))
+
+
+@BY_CASE
+@given(df=FRAMES)
+@LAW
+def test_an_empty_frame_gives_an_empty_frame_of_the_same_schema(case: Case, df: pl.DataFrame) -> None:
+    df = case.frame(df)
+    empty = case.bound(df.clear())(df.clear())
+    assert empty.height == 0
+    assert empty.schema == case.bound(df)(df).schema
+
+
+@BY_CASE
+@given(df=FRAMES)
+@LAW
+def test_columns_that_a_stage_does_not_declare_are_kept(case: Case, df: pl.DataFrame) -> None:
+    df = case.frame(df)
+    done = case.bound(df)(df)
+    if case.keeps_columns:
+        assert set(df.columns) <= set(done.columns)
+        assert_frame_equal(done.select("position", "note"), df[done["position"]].select("position", "note"))
+
+
+@BY_CASE
+@given(df=FRAMES)
+@LAW
+def test_all_ways_of_running_a_stage_agree(case: Case, df: pl.DataFrame) -> None:
+    df = case.frame(df)
+    bound = case.bound(df)
+    direct = case.stage(df, **bound.params)
+    assert_frame_equal(bound(df), direct)
+    assert_frame_equal(df.pipe(bound), direct)
+    assert_frame_equal(df.pipe(case.stage, **bound.params), direct)
+    assert_frame_equal(pickle.loads(pickle.dumps(bound))(df), direct)
+
+
+ROWWISE = {name: case for name, case in CASES.items() if case.stage.rowwise}
+BY_ROWWISE_CASE = pytest.mark.parametrize("case", ROWWISE.values(), ids=ROWWISE)
+
+
+@BY_ROWWISE_CASE
+@given(df=FRAMES, rng=st.randoms())
+@LAW
+def test_a_rowwise_stage_may_run_in_parts_in_any_order(case: Case, df: pl.DataFrame, rng: random.Random) -> None:
+    df = case.frame(df)
+    run = case.bound(df)
+    mixed = df[rng.sample(range(df.height), df.height)]
+    cut = rng.randint(0, df.height)
+    assert_frame_equal(pl.concat([run(mixed[:cut]), run(mixed[cut:])]), run(mixed))
+    assert_frame_equal(in_order(run(mixed)), in_order(run(df)))
+
+
+@BY_ROWWISE_CASE
+def test_a_rowwise_stage_may_run_in_parts_on_many_rows(case: Case) -> None:
+    df = case.frame(MANY)
+    run = case.bound(df)
+    parts = [run(df[start : start + 2_500]) for start in range(0, df.height, 2_500)]
+    assert_frame_equal(pl.concat(parts), run(df))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if not c.stage.rowwise], ids=lambda case: case.stage.name)
+def test_a_stage_that_looks_at_all_rows_does_so_with_many(case: Case) -> None:
+    df = case.frame(MANY)
+    copy = pickle.loads(pickle.dumps(df))
+    run = case.bound(df)
+    assert_frame_equal(run(df), run(copy))
+    assert_frame_equal(df, copy)
+
+
+def test_stages_have_the_same_fingerprint_in_another_process(tmp_path: Path) -> None:
+    df = made([("text", None, True, 1.0)])
+    stages = {name: case.bound(case.frame(df)) for name, case in CASES.items()}
+    (tmp_path / "stages").write_bytes(pickle.dumps(stages))
+    code = "import pickle, sys; print(*(s.fingerprint for s in pickle.load(open(sys.argv[1], 'rb')).values()))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "PYTHONHASHSEED": "17"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "stages")], stdout=subprocess.PIPE, check=True, env=env
+    ).stdout
+    assert dict(zip(stages, told.decode().split(), strict=True)) == {n: s.fingerprint for n, s in stages.items()}
+
+
+def test_no_two_stages_have_the_same_fingerprint() -> None:
+    df = made([("text", None, True, 1.0)])
+    distinct = {case.bound(df).fingerprint for case in CASES.values()}
+    assert len(distinct) == len({repr(case.bound(df)) for case in CASES.values()})
