@@ -22,7 +22,7 @@ lint: $(VENV)/test  ## ruff, mypy --strict, pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project . --pythonpath $(BIN)/python
 
 format: $(VENV)/test  ## put the code into its form
 	$(BIN)/ruff format .

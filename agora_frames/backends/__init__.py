@@ -12,7 +12,7 @@ import polars as pl
 
 from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
 from agora_frames.backends.openai_chat import openai_chat
-from agora_frames.backends.scripted import scripted
+from agora_frames.backends.scripted import named, scripted
 from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
 from agora_frames.frames import require
 from agora_frames.io import read_frame
@@ -51,8 +51,8 @@ def connect(
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
     >>> import agora_frames as af
-    >>> af.connect("scripted:builtins:str", ledger=".agora/ledger")
-    remembered(scripted(str, model='builtins:str'), ledger='.agora/ledger')
+    >>> af.connect("http://127.0.0.1:8000/v1", model="tiny")
+    remembered(openai_chat('tiny', endpoint='http://127.0.0.1:8000/v1', concurrency=32), ledger='.agora/ledger')
     """
     opened = ledger if isinstance(ledger, Ledger) else Ledger(Path(ledger))
     return remembered(_backend(url, options), ledger=opened, offline=offline)
@@ -70,7 +70,8 @@ def _backend(url: str, options: dict[str, Any]) -> Backend:
             )
         return _made(openai_chat, options.pop("model"), {"base_url": url, **options})
     if kind == "scripted":
-        return _made(scripted, _script(name), {"model": name, **options})
+        script = _script(name)
+        return _made(scripted, script, {"model": named(name, script), **options})
     return _made(llama_cpp if kind == "llama" else openai_chat, name, options)
 
 

@@ -12,11 +12,12 @@ import orjson
 import polars as pl
 
 from agora_frames.backends.chat import Reply, failed, frame_of
-from agora_frames.errors import BindError
+from agora_frames.errors import BindError, FingerprintError
+from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import REPLIES
 from agora_frames.types import Message
 
-__all__ = ["Script", "failing", "scripted"]
+__all__ = ["Script", "failing", "named", "scripted"]
 
 # What a script says to one request: a text; a dict with any fields of `frames.REPLIES`; a list of these, one for
 # each attempt (all but the last are told as retried); or an error to raise, as a dead endpoint would.
@@ -70,7 +71,8 @@ def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -
     table from the last message's text to the reply. It says a text, or a dict with any fields of a reply
     (`frames.REPLIES`), or a failure (`failing`), or a list of those: one for each attempt. An exception that it
     returns is raised, as if the endpoint were dead.
-    delay_s: seconds slept before each reply.
+    model: the name in keys and ledgers; a ledger that knows its replies does not ask the script again, so give another
+    name to a script that changes (`connect` adds a hash of the script). delay_s: seconds slept before each reply.
 
     >>> import agora_frames as af
     >>> model = af.scripted(lambda messages: messages[-1]["content"].upper())
@@ -79,6 +81,17 @@ def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -
     ['ONE', 'TWO']
     """
     return Scripted(script, model, delay_s)
+
+
+def named(name: str, script: Script) -> str:
+    """A name with a hash of the script, so that a script that was changed is asked anew.
+
+    The name alone, when the script holds what cannot be hashed, such as a lock.
+    """
+    try:
+        return f"{name}@{fingerprint(script)[:12]}"
+    except FingerprintError:
+        return name
 
 
 def failing(kind: str, message: str = "as the script says", **fields: Any) -> Reply:

@@ -199,6 +199,7 @@ def row(**cells: Any) -> tuple[str, str | None]:
         ({"valid": None, "failures": []}, "rejected", "invalid"),
         ({"valid": None, "failures": None}, "rejected", "invalid"),
         ({"a_error": "refused", "valid": False, "failures": []}, "failed", "a: refused"),
+        ({"valid": "a column of one's own"}, "accepted", None),
     ],
 )
 def test_outcome_and_first_reason(cells: dict[str, Any], outcome: str, reason: str | None) -> None:
