@@ -10,17 +10,17 @@ import sys
 import time
 from ast import literal_eval
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 
 from agora_frames.backends import connect
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
-from agora_frames.display import Meter, accepted_table, frame_table
-from agora_frames.errors import AgoraError, BindError, FrameError, StorageError
+from agora_frames.display import accepted_table, cost_text, frame_table
+from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
 from agora_frames.ledger import Ledger, Remembered
@@ -33,7 +33,6 @@ from agora_frames.store import Store
 __all__ = ["main"]
 
 _DONE, _USER_ERROR, _INTERRUPTED = 0, 1, 130
-_COMMANDS_OF_RECIPES = ("run", "plan")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, highlight=False)
     try:
-        args = _parser(given).parse_args(given)
+        args = _parser(_recipe_named(given)).parse_args(given, argparse.Namespace(given=given))
         args.command(args)
     except KeyboardInterrupt:
         errors.print("\nInterrupted. Every reply that was recorded is kept, and will not be asked again. Go on with:")
@@ -53,7 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]{type(exc).__name__}[/]")
         errors.print(str(exc), markup=False, soft_wrap=True)
         return _USER_ERROR
+    except Exception as exc:
+        if "--debug" in given:
+            raise
+        errors.print(f"[bold red]{type(exc).__name__}[/]")
+        errors.print(
+            f"{exc}\nThis is a mistake in the recipe, or in agora_frames. Nothing that was recorded is lost. ",
+            end="",
+            markup=False,
+        )
+        errors.print("--debug shows where it happened.")
+        return _USER_ERROR
     return _DONE
+
+
+def _recipe_named(given: Sequence[str]) -> Recipe | None:
+    """The recipe that `run` or `plan` is to run, whose signature makes the other options; None while none is named."""
+    asks = [arg for arg in given if arg not in ("-h", "--help")]
+    try:
+        name = getattr(_parser(None).parse_known_args(asks)[0], "recipe", None)
+    except BindError:
+        return None
+    return find_recipe(name) if name else None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,21 +83,23 @@ class _Parser(argparse.ArgumentParser):
         raise BindError(f"{message}. `{self.prog} --help` shows what is possible.")
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The options; those of a recipe are made of its signature, so it must be named first: `agora run NAME …`."""
+def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
+    """The options; those of a recipe are made of its signature."""
     parser = _Parser("agora", description="Synthetic training data, from frame to frame.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument(
-        "--ledger", default=os.environ.get("AGORA_LEDGER", ".agora/ledger"), help="where replies are kept (%(default)s)"
+        "--ledger",
+        default=os.environ.get("AGORA_LEDGER") or ".agora/ledger",
+        help="where replies are kept (%(default)s)",
     )
     for name, command, about in (
         ("run", _run, "run a recipe and write the dataset"),
         ("plan", _plan, "say what a run would ask and spend; nothing is called"),
     ):
         sub = commands.add_parser(name, parents=[common], help=about, description=about)
-        _add_run_options(sub, named=given[1:2] if given[:1] == [name] else [])
+        _add_run_options(sub, recipe)
         sub.set_defaults(command=command)
     sub = commands.add_parser("recipes", parents=[common], help="list the recipes")
     sub.set_defaults(command=_recipes)
@@ -86,7 +108,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run_options(sub: argparse.ArgumentParser, *, named: Sequence[str]) -> None:
+def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> None:
+    sub.set_defaults(found=recipe)
     sub.add_argument("recipe", help="a recipe's name (`agora recipes`), or the path of its .py file")
     add = sub.add_argument_group("options of every recipe").add_argument
     add("--backend", default="llama:smollm2-135m", help="the model: see `connect` (%(default)s)")
@@ -103,28 +126,27 @@ def _add_run_options(sub: argparse.ArgumentParser, *, named: Sequence[str]) -> N
     add("--offline", action="store_true", help="call nothing: use the ledger, and list the replies it lacks")
     add(
         "--store",
-        default=os.environ.get("AGORA_STORE", ".agora/store"),
+        default=os.environ.get("AGORA_STORE") or ".agora/store",
         help="where computed steps are kept (%(default)s)",
     )
-    if named and not named[0].startswith("-"):
-        add_options(sub, find_recipe(named[0]))
+    if recipe is not None:
+        add_options(sub, recipe)
 
 
 def _run(args: argparse.Namespace) -> None:
-    recipe, params, run = find_recipe(args.recipe), _params(args), _run_id()
+    recipe, params, run = args.found, _params(args), _run_id()
     model, df = _connected(args, recipe, run), _input(args, recipe)
-    meter = Meter(model.backend)
-    stage = recipe.function(**params, backend=replace(model, backend=meter))
+    stage = _made(recipe, params, model)
     _check(stage, df, args)
-    out = Console()
-    out.print(f"[bold]{recipe.name}[/]: {df.height} rows, {model.model}, ledger {args.ledger}", highlight=False)
-    result = perform(stage, df, store=Store(args.store), meter=meter, console=out)
+    out = Console(highlight=False)
+    out.print(f"{recipe.name}: {df.height} rows, {model.model}, ledger {args.ledger}", markup=False)
+    result = perform(stage, df, store=Store(args.store), tally=model.ledger.tally, console=out)
     _show(out, result)
     if args.preview is None:
         about = {
             "recipe": recipe.name,
             "parameters": params,
-            "command": shlex.join([_program(), *sys.argv[1:]]),
+            "command": shlex.join([_program(), *args.given]),
             "run": run,
             "endpoint": model.endpoint,
             "model": model.model,
@@ -132,8 +154,18 @@ def _run(args: argparse.Namespace) -> None:
             "input": {"from": args.input or f"seeds of {recipe.name}", "rows": df.height, "hash": frame_hash(df)},
         }
         files = write_result(result, args.output, about=about)
-        out.print(f"\nWrote {', '.join(files.values())}", highlight=False, soft_wrap=True)
+        out.print(f"\nWrote {', '.join(files.values())}", markup=False, soft_wrap=True)
     _say_what_next(out, args)
+
+
+def _made(recipe: Recipe, params: dict[str, Any], model: Remembered) -> Stage:
+    stage = recipe.function(**params, backend=model)
+    if not isinstance(stage, Stage):
+        raise RecipeError(
+            f"the recipe {recipe.name!r} returned a {type(stage).__name__}; it must return a Stage, such as "
+            "agora_frames.recipe(…, name=…)."
+        )
+    return stage
 
 
 def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
@@ -143,6 +175,10 @@ def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
     """
     made = stage(df.clear())
     if args.preview is None:
+        if args.input and os.path.realpath(args.input) == os.path.realpath(args.output):
+            raise StorageError(
+                f"--output {args.output!r} is the input itself, which would be replaced. Give another name."
+            )
         check_output(args.output, made)
     try:
         check_writable(args.store)
@@ -151,8 +187,8 @@ def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    recipe = find_recipe(args.recipe)
-    stage = recipe.function(**_params(args), backend=_connected(args, recipe, run=None))
+    recipe = args.found
+    stage = _made(recipe, _params(args), _connected(args, recipe, run=None))
     planned = plan(stage, df=_input(args, recipe))
     out = Console()
     for row in planned.iter_rows(named=True):
@@ -171,7 +207,7 @@ def _recipes(args: argparse.Namespace) -> None:
 def _ledger(args: argparse.Namespace) -> None:
     frame = Ledger(Path(args.ledger)).frame()
     if frame.is_empty():
-        Console().print(f"The ledger {args.ledger} is empty.", highlight=False)
+        Console(highlight=False).print(f"The ledger {args.ledger} is empty.", markup=False)
         return
     final = ~pl.col("retried")
     kind = pl.col("error").struct.field("kind")
@@ -184,10 +220,8 @@ def _ledger(args: argparse.Namespace) -> None:
             (final & kind.is_null()).sum().alias("answered"),
             kind.drop_nulls().value_counts(sort=True).alias("failures"),
             pl.col("prompt_tokens", "completion_tokens").sum(),
-            pl.when(pl.col("cost_usd").is_null().any())
-            .then(None)
-            .otherwise(pl.col("cost_usd").sum())
-            .alias("cost_usd"),
+            pl.col("cost_usd").sum(),
+            pl.col("cost_usd").is_null().sum().alias("of unknown cost"),
         )
         .with_columns(
             pl.col("failures")
@@ -195,11 +229,11 @@ def _ledger(args: argparse.Namespace) -> None:
             .list.join(", "),
         )
     )
-    Console().print(frame_table(table, title=f"Ledger {args.ledger}: {frame.height} attempts"))
+    Console().print(frame_table(table, title=f"Ledger {escape(args.ledger)}: {frame.height} attempts"))
 
 
 def _params(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in find_recipe(args.recipe).parameters}
+    return {name: getattr(args, name) for name in args.found.parameters}
 
 
 def _connected(args: argparse.Namespace, recipe: Recipe, run: str | None) -> Remembered:
@@ -208,6 +242,11 @@ def _connected(args: argparse.Namespace, recipe: Recipe, run: str | None) -> Rem
         name, equals, value = given.partition("=")
         if not equals:
             raise BindError(f"--backend-option {given!r} must read NAME=VALUE, such as concurrency=64.")
+        if name.replace("-", "_") == "api_key":
+            raise BindError(
+                "an API key does not belong on the command line, where others see it. Set it in the environment: "
+                "OPENAI_API_KEY for OpenAI, AGORA_API_KEY for other endpoints."
+            )
         options[name.replace("-", "_")] = _value(value)
     ledger = Ledger(Path(args.ledger), recipe=recipe.name, run=run)
     return connect(args.backend, ledger=ledger, offline=args.offline, **options)
@@ -239,31 +278,31 @@ def _show(out: Console, result: Result) -> None:
         out.print(accepted_table(result.accepted, rows=5))
     if result.others.height:
         out.print(frame_table(failure_counts(result.rows), title="Why rows were not accepted"))
-    cost = "unknown" if calls["cost_usd"] is None else f"${calls['cost_usd']:.4f}"
+    left = f" + {counts['left_out']} left out by the recipe" if counts["left_out"] else ""
     out.print(
         f"\n{counts['requested']} requested = [green]{counts['accepted']} accepted[/] + "
-        f"[yellow]{counts['rejected']} rejected[/] + [red]{counts['failed']} failed[/]",
-        highlight=False,
+        f"[yellow]{counts['rejected']} rejected[/] + [red]{counts['failed']} failed[/]{left}",
     )
     made = f"{calls['made']} calls made" if calls["made"] else "No call was made"
     out.print(
         f"{made}, {calls['from_ledger']} replies from the ledger; {calls['prompt_tokens']} prompt and "
-        f"{calls['completion_tokens']} completion tokens, cost {cost}, {result.seconds:.1f} s",
-        highlight=False,
+        f"{calls['completion_tokens']} completion tokens, {cost_text(result.tally)}, {result.seconds:.1f} s",
     )
 
 
 def _say_what_next(out: Console, args: argparse.Namespace) -> None:
     program = _program()
     other = "hello" if args.recipe != "hello" else "response_generation --domain general --shots --max-tokens 200"
-    out.print("\n[bold]Next[/]", highlight=False)
+    same = shlex.join([*args.given[1:], "--backend", "openai:gpt-4o-mini"])
+    out.print("\n[bold]Next[/]")
     for command, what in (
-        (f"{program} run {other}", f"another recipe ({program} recipes lists them)"),
-        (f"{program} run {args.recipe} --backend openai:gpt-4o-mini", "another model (needs OPENAI_API_KEY)"),
-        (f"{program} plan {args.recipe} --backend openai:gpt-4o-mini", "what that would ask, before it is asked"),
+        (f"{program} run {other}", "another recipe"),
+        (f"{program} recipes", "all of them"),
+        (f"{program} plan {same}", "what another model would be asked"),
+        (f"{program} run {same}", "asking it (needs OPENAI_API_KEY)"),
         (f"{program} ledger", "what was called, spent and failed so far"),
     ):
-        out.print(f"    {command}  [dim]# {what}[/]", highlight=False, soft_wrap=True)
+        out.print(f"    {escape(command)}  [dim]# {what}[/]", soft_wrap=True)
 
 
 def _program() -> str:

@@ -85,19 +85,21 @@ def _modules() -> dict[str, str]:
 def _from_file(path: Path) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"there is no recipe file {str(path)!r}. `agora recipes` lists what ships with agora_frames.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem.replace("-", "_")
+    private = f"agora_recipe_{name}"  # so that a file named polars.py does no harm
+    spec = importlib.util.spec_from_file_location(private, path)
     if spec is None or spec.loader is None:
         raise RecipeError(f"{str(path)!r} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[private] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise RecipeError(f"the recipe file {str(path)!r} fails when it is read: {type(exc).__name__}: {exc}") from exc
-    found = _recipe_in(module, path.stem)
+    found = _recipe_in(module, name)
     if found is None:
         raise RecipeError(
-            f"{str(path)!r} holds no recipe: it needs a function named {path.stem!r}, with keyword-only parameters "
+            f"{str(path)!r} holds no recipe: it needs a function named {name!r}, with keyword-only parameters "
             "(`backend` among them), that returns a Stage."
         )
     return found
@@ -112,7 +114,12 @@ def _recipe_in(module: types.ModuleType, name: str) -> Recipe | None:
 
 def add_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     """One option for each parameter of the recipe."""
-    hints = typing.get_type_hints(recipe.function)
+    try:
+        hints = typing.get_type_hints(recipe.function)
+    except NameError as exc:
+        raise RecipeError(
+            f"the types of the recipe {recipe.name!r} cannot be read: {exc}. Import them outside of `if TYPE_CHECKING`."
+        ) from exc
     helps = _parameter_docs(recipe.function.__doc__ or "")
     group = parser.add_argument_group(f"options of {recipe.name}", recipe.summary)
     for name, parameter in recipe.parameters.items():
@@ -139,7 +146,8 @@ def _option(hint: Any, recipe: Recipe, name: str) -> dict[str, Any]:
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) is Literal:
-        return {"choices": typing.get_args(hint)}
+        choices = typing.get_args(hint)
+        return {"choices": choices, "type": type(choices[0])}
     if hint in (str, int, float, Path):
         return {"type": hint, "metavar": hint.__name__.upper()}
     raise RecipeError(

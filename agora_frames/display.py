@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import polars as pl
 from rich.console import Console
@@ -15,59 +14,22 @@ from rich.text import Text
 
 from agora_frames.compose import AnyStage, each_step, name_of, run_steps, steps
 from agora_frames.frames import outcome
+from agora_frames.ledger import Tally
 from agora_frames.stage import Stage
-from agora_frames.types import Backend
 
-__all__ = ["Meter", "accepted_table", "frame_table", "watched"]
+__all__ = ["accepted_table", "bars", "cost_text", "frame_table", "watched"]
 
 _LINE_EVERY_S = 10.0
 
 
-@dataclass
-class Meter:
-    """A backend that counts what is really asked of the one inside it."""
-
-    backend: Backend
-    calls: int = 0
-    attempts: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float | None = 0.0
-    begun: float | None = None
-    ended: float = field(default_factory=time.monotonic)
-
-    @property
-    def endpoint(self) -> str:
-        return self.backend.endpoint
-
-    @property
-    def model(self) -> str:
-        return self.backend.model
-
-    @property
-    def prices(self) -> tuple[float, float] | None:
-        return getattr(self.backend, "prices", None)
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Completion tokens per second, since the first request."""
-        return self.completion_tokens / (self.ended - self.begun) if self.begun and self.ended > self.begun else 0.0
-
-    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
-        self.begun = self.begun or time.monotonic()
-        for replies in self.backend(requests):
-            self.calls += replies.filter(~pl.col("retried")).height
-            self.attempts += replies.height
-            self.prompt_tokens += int(replies["prompt_tokens"].sum())
-            self.completion_tokens += int(replies["completion_tokens"].sum())
-            cost = None if replies["cost_usd"].has_nulls() else float(replies["cost_usd"].sum())
-            # One reply of unknown cost makes the sum unknown.
-            self.cost_usd = None if self.cost_usd is None or cost is None else self.cost_usd + cost
-            self.ended = time.monotonic()
-            yield replies
+def cost_text(tally: Tally) -> str:
+    """What was spent: a sum, a lower bound, or that it is unknown."""
+    if not tally.of_unknown_cost:
+        return f"${tally.cost_usd:.4f}"
+    return f"at least ${tally.cost_usd:.4f}" if tally.cost_usd else "cost unknown"
 
 
-def watched(stage: Stage, progress: Progress, meter: Meter) -> Stage:
+def watched(stage: Stage, progress: Progress, tally: Tally) -> Stage:
     """The same stage, with a bar for each step that calls a model.
 
     The steps after it that work row by row are run on what has arrived, so that the bar knows what is accepted.
@@ -78,9 +40,9 @@ def watched(stage: Stage, progress: Progress, meter: Meter) -> Stage:
     def wrap(step: AnyStage) -> Stage:
         if not isinstance(step, Stage):
             return Stage(name_of(step), step)
-        if "backend" not in step.effects:
+        if "backend" not in step.effects or "observer" not in step.params:
             return step
-        bar = _Bar(progress, meter, step, after[id(step)])
+        bar = _Bar(progress, tally, step, after[id(step)])
         return replace(step, fn=run_watched, params={"stage": step, "bar": bar})
 
     return each_step(stage, wrap)
@@ -107,8 +69,8 @@ def _rowwise_after(flat: tuple[AnyStage, ...], index: int) -> Stage:
 class _Bar:
     """The progress of one step."""
 
-    def __init__(self, progress: Progress, meter: Meter, step: Stage, rest: Stage) -> None:
-        self.progress, self.meter, self.step, self.rest = progress, meter, step, rest
+    def __init__(self, progress: Progress, tally: Tally, step: Stage, rest: Stage) -> None:
+        self.progress, self.tally, self.step, self.rest = progress, tally, step, rest
         self.counts = {"accepted": 0, "rejected": 0, "failed": 0}
         self.said = time.monotonic()
 
@@ -129,10 +91,10 @@ class _Bar:
         return dict(judged.select(outcome(judged)).group_by("outcome").len().iter_rows())
 
     def _show(self, *, last: bool = False) -> None:
-        cost = "unknown" if self.meter.cost_usd is None else f"${self.meter.cost_usd:.4f}"
+        per_s = self.tally.completion_tokens / self.tally.seconds if self.tally.seconds else 0.0
         told = (
             f"[green]{self.counts['accepted']} accepted[/] [yellow]{self.counts['rejected']} rejected[/] "
-            f"[red]{self.counts['failed']} failed[/] {self.meter.tokens_per_s:.0f} tokens/s {cost}"
+            f"[red]{self.counts['failed']} failed[/] {per_s:.0f} tokens/s {cost_text(self.tally)}"
         )
         self.progress.update(self.task, completed=sum(self.counts.values()), told=told)
         if not self.progress.console.is_terminal and (last or time.monotonic() - self.said > _LINE_EVERY_S):

@@ -16,6 +16,7 @@ __all__ = [
     "REQUESTS",
     "SETTLED",
     "UNPARSED",
+    "as_replies",
     "error_columns",
     "errors",
     "outcome",
@@ -97,6 +98,22 @@ def require(df: pl.DataFrame, *columns: str, stage: str, dtype: pl.DataType | No
                 f"{stage}() reads the column {column!r} as {dtype}, but it is {found}. "
                 f"Cast it first: df.with_columns(pl.col({column!r}).cast(…))."
             )
+
+
+def as_replies(given: object, backend: object) -> pl.DataFrame:
+    """What a backend yielded, in the columns of `REPLIES`: those left out are null, numbers may be of other types.
+
+    Raises: FrameError when it is no frame, has no `key`, or a column does not fit.
+    """
+    if not isinstance(given, pl.DataFrame) or "key" not in given.columns:
+        found = listed(given.columns) if isinstance(given, pl.DataFrame) else f"a {type(given).__name__}"
+        raise FrameError(f"{backend!r} yielded {found}: a backend yields frames with the columns of frames.REPLIES.")
+    lacking = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in REPLIES.items() if name not in given.columns]
+    try:
+        whole = given.with_columns(lacking).select(pl.col(name).cast(dtype) for name, dtype in REPLIES.items())
+    except pl.exceptions.PolarsError as exc:
+        raise FrameError(f"{backend!r} yielded a column that does not fit frames.REPLIES: {exc}") from exc
+    return whole.with_columns(pl.col("retried").fill_null(False))
 
 
 def errors(kinds: Iterable[str | None], messages: Iterable[str | None], name: str) -> pl.Series:

@@ -18,7 +18,7 @@ import orjson
 import polars as pl
 
 from agora_frames.errors import OfflineError, StorageError, listed
-from agora_frames.frames import REPLIES, SETTLED
+from agora_frames.frames import REPLIES, SETTLED, as_replies
 from agora_frames.types import Backend
 
 __all__ = ["LEDGER", "Ledger", "Remembered", "remembered"]
@@ -44,11 +44,47 @@ _SYNC_EVERY_S = 1.0
 _Asked: TypeAlias = dict[str, tuple[str, str, int]]
 
 
+@dataclass
+class Tally:
+    """What went through a ledger in this process: replies that it knew, and what was asked, used and spent.
+
+    calls: replies that ended a request; attempts: those, and the failed ones before them. tokens and cost_usd: of the
+    attempts whose usage is known; of_unknown_cost: how many attempts are not in the sum. seconds: from the first
+    request to the last reply.
+    """
+
+    known: int = 0
+    calls: int = 0
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    of_unknown_cost: int = 0
+    begun: float | None = None
+    seconds: float = 0.0
+
+    def begin(self, known: int) -> None:
+        """A run of requests begins, of which so many are known."""
+        self.known += known
+        self.begun = self.begun or time.monotonic()
+
+    def add(self, attempts: pl.DataFrame) -> None:
+        """Attempts were recorded."""
+        self.calls += attempts.filter(~pl.col("retried")).height
+        self.attempts += attempts.height
+        self.prompt_tokens += int(attempts["prompt_tokens"].sum())
+        self.completion_tokens += int(attempts["completion_tokens"].sum())
+        self.cost_usd += float(attempts["cost_usd"].sum())
+        self.of_unknown_cost += attempts["cost_usd"].null_count()
+        self.seconds = time.monotonic() - (self.begun or time.monotonic())
+
+
 @dataclass(frozen=True)
 class Ledger:
     """A folder of append-only segments, JSON lines, each written by one process alone.
 
-    path: the folder, made when the first reply is recorded. recipe, run: names put into each row.
+    path: the folder, made when the first reply is recorded. recipe, run: names put into each row. tally: what went
+    through it in this process.
     A reply is handed to the operating system in one write before it is passed on, so it survives the death of the
     process at any instant; it is forced to the disk at least once a second, for the death of the machine.
     A torn last line is ignored. Nothing is ever changed or deleted.
@@ -57,7 +93,17 @@ class Ledger:
     path: Path
     recipe: str | None = None
     run: str | None = None
+    tally: Tally = field(default_factory=Tally, init=False, repr=False, compare=False)
     _segment: list[_Segment] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        given = str(self.path)
+        if not given.strip() or given == "." or (":/" in given and not Path(given).exists()):
+            raise StorageError(
+                f"the ledger {given!r} is no local folder. Give the path of one, such as .agora/ledger; a ledger on an "
+                "object store is not written yet."
+            )
+        object.__setattr__(self, "path", Path(given).expanduser())
 
     def frame(self) -> pl.DataFrame:
         """All attempts in the columns of `LEDGER`, in the order in which segments were begun and rows written."""
@@ -94,6 +140,7 @@ class Ledger:
         Raises: StorageError when they cannot be written, with nothing torn left behind.
         """
         self.open().write(b"".join(orjson.dumps(row) + b"\n" for row in attempts.iter_rows(named=True)))
+        self.tally.add(attempts)
 
     def open(self) -> _Segment:
         """This process's own segment, made if need be: so that a ledger that cannot be written is found out early."""
@@ -210,6 +257,7 @@ class Remembered:
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         known = self.ledger.answers(requests["key"])
+        self.ledger.tally.begin(known.height)
         if known.height:
             yield known
         missing = requests.join(known, on="key", how="anti", maintain_order="left")
@@ -250,7 +298,8 @@ class Remembered:
             for replies in stream:
                 self._record([replies], asked)
 
-    def _attempts(self, replies: pl.DataFrame, asked: _Asked) -> pl.DataFrame:
+    def _attempts(self, told: pl.DataFrame, asked: _Asked) -> pl.DataFrame:
+        replies = as_replies(told, self.backend)
         of = [asked.get(key, (None, None, None)) for key in replies["key"]]
         sampling, row_id, sample = zip(*of, strict=True) if of else ((), (), ())
         return replies.select(

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
-import orjson
 import polars as pl
 from rich.console import Console
 
 from agora_frames.compose import traced
-from agora_frames.display import Meter, bars, watched
+from agora_frames.display import bars, watched
 from agora_frames.errors import StorageError
 from agora_frames.formats import encode, format_of
 from agora_frames.frames import CALL, outcome
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, write_bytes_atomically, write_frame
+from agora_frames.ledger import Tally
 from agora_frames.stage import Stage
 from agora_frames.stages.rows import failure_counts
-from agora_frames.store import Store, cached
+from agora_frames.store import Store, cached, versions
 from agora_frames.types import Step
 
 __all__ = ["Result", "check_output", "files_of", "perform", "write_result"]
@@ -35,7 +34,7 @@ class Result:
     rows: pl.DataFrame
     steps: list[Step]
     seconds: float
-    meter: Meter
+    tally: Tally
 
     @property
     def accepted(self) -> pl.DataFrame:
@@ -49,20 +48,23 @@ class Result:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows requested, accepted, rejected and failed; the last three add up to the first."""
+        """Rows requested, and of these accepted, rejected, failed, and left out by a step of the recipe."""
         by = dict(self.rows.select(outcome(self.rows)).group_by("outcome").len().iter_rows())
-        return {"requested": self.rows.height, **{kind: by.get(kind, 0) for kind in ("accepted", "rejected", "failed")}}
+        requested = max([self.rows.height, *(step["rows_out"] for step in self.steps)])
+        kinds = {kind: by.get(kind, 0) for kind in ("accepted", "rejected", "failed")}
+        return {"requested": requested, **kinds, "left_out": requested - self.rows.height}
 
     @property
     def calls(self) -> dict[str, Any]:
         """Calls made now, replies taken from the ledger instead, and what was used and spent now."""
         return {
-            "made": self.meter.calls,
-            "from_ledger": max(0, self.replies["count"] - self.meter.calls),
-            "attempts": self.meter.attempts,
-            "prompt_tokens": self.meter.prompt_tokens,
-            "completion_tokens": self.meter.completion_tokens,
-            "cost_usd": self.meter.cost_usd,
+            "made": self.tally.calls,
+            "from_ledger": self.tally.known,
+            "attempts": self.tally.attempts,
+            "prompt_tokens": self.tally.prompt_tokens,
+            "completion_tokens": self.tally.completion_tokens,
+            "cost_usd": None if self.tally.of_unknown_cost else self.tally.cost_usd,
+            "cost_usd_at_least": self.tally.cost_usd,
         }
 
     @property
@@ -79,13 +81,13 @@ class Result:
         }
 
 
-def perform(stage: Stage, df: pl.DataFrame, *, store: Store, meter: Meter, console: Console) -> Result:
+def perform(stage: Stage, df: pl.DataFrame, *, store: Store, tally: Tally, console: Console) -> Result:
     """Runs a recipe on a frame, with bars on the console, and with its steps cached in the store."""
     told: list[Step] = []
     begun = time.perf_counter()
     with bars(console) as progress:
-        rows = traced(cached(watched(stage, progress, meter), store=store), on_step=told.append)(df)
-    return Result(rows, told, time.perf_counter() - begun, meter)
+        rows = traced(cached(watched(stage, progress, tally), store=store), on_step=told.append)(df)
+    return Result(rows, told, time.perf_counter() - begun, tally)
 
 
 def files_of(output: str) -> dict[str, str]:
@@ -94,8 +96,11 @@ def files_of(output: str) -> dict[str, str]:
     Raises: StorageError when `output` is a folder that holds other things, such as `.`.
     """
     folder, slash, name = output.rstrip("/").rpartition("/")
-    base, dot, suffix = name.partition(".")
-    if not base:
+    packed = ".gz" if name.endswith(".gz") else ""
+    base, dot, suffix = name.removesuffix(packed).rpartition(".")
+    base, suffix = (base, suffix + packed) if base else (name, "")
+    dot = dot if suffix else ""
+    if not base.strip("."):
         raise StorageError(f"the output {output!r} must have a name: dataset.parquet, say, or a new folder's.")
     end = "/" if output.endswith("/") else ""
     return {
@@ -136,11 +141,6 @@ def write_result(result: Result, output: str, *, about: Mapping[str, Any]) -> di
         "dataset_hash": frame_hash(result.accepted),
         "versions": versions(),
     }
-    write_bytes_atomically(files["manifest"], orjson.dumps(manifest, option=orjson.OPT_INDENT_2, default=str))
+    # Not orjson: a recipe's parameter may be a number of any size.
+    write_bytes_atomically(files["manifest"], json.dumps(manifest, indent=2, default=str).encode())
     return files
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result depends on."""
-    packages = {name: metadata.version(name) for name in ("agora-frames", "polars", "pandera", "jinja2")}
-    return {"python": platform.python_version(), **packages}

@@ -24,7 +24,7 @@ from agora_frames.hashing import frame_hash, hash_bytes
 from agora_frames.io import Url, located, write_bytes_atomically
 from agora_frames.stage import Stage
 
-__all__ = ["ENTRIES", "Store", "cached", "store_entries"]
+__all__ = ["ENTRIES", "Store", "cached", "store_entries", "versions"]
 
 # What `store_entries` tells of each result: the stage that computed it, how long that took, how large it is.
 ENTRIES = pl.Schema(
@@ -116,7 +116,7 @@ def run_cached(df: pl.DataFrame, *, stage: Stage, store: Store) -> pl.DataFrame:
         "rows": result.height,
         "seconds": round(time.perf_counter() - begun, 6),
         "created_at": datetime.now(UTC).isoformat(),
-        "versions": _versions(),
+        "versions": versions(),
     }
     try:
         _keep(result, entry, about)
@@ -189,7 +189,8 @@ def _keep(result: pl.DataFrame, entry: str, about: dict[str, object]) -> None:
     write_bytes_atomically(f"{entry}.json", orjson.dumps(told, option=orjson.OPT_INDENT_2))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of agora_frames, Polars and Python."""
     try:
         own = metadata.version("agora-frames")
     except metadata.PackageNotFoundError:  # run from a checkout

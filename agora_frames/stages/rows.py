@@ -17,10 +17,12 @@ _ROW_KEY = ("row_id", "sample")
 
 
 @stage()
-def with_row_ids(df: pl.DataFrame, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def with_row_ids(df: pl.DataFrame, *, columns: str | Sequence[str] | None = None) -> pl.DataFrame:
     """Gives each row its name, born once from its content and kept by every later stage.
 
-    Reads: all columns, or `columns`. A frame that has `row_id` already is returned as it is.
+    Reads: all columns, or `columns`. A frame that has `row_id` already is returned as it is. Name the columns that make
+    a row what it is (`columns="instruction"`), and a column added to the seeds later renames no row: a renamed row's
+    calls are new calls.
     Adds: `row_id` (String, 32 hex digits, never null, unique), in front.
     Rows: the same, in the same order. Equal rows are told apart by their occurrence number (first, second, …),
     so a row's name stays when other rows come, go or move; among equal rows, only the count matters.
@@ -31,8 +33,9 @@ def with_row_ids(df: pl.DataFrame, *, columns: Sequence[str] | None = None) -> p
     """
     if "row_id" in df.columns:
         return df
-    require(df, *(columns or ()), stage="with_row_ids")
-    content = pl.Series("content", row_hashes(df.select(columns) if columns else df), dtype=pl.String)
+    names = [columns] if isinstance(columns, str) else list(columns or df.columns)
+    require(df, *names, stage="with_row_ids")
+    content = pl.Series("content", row_hashes(df.select(names) if names else df), dtype=pl.String)
     occurrence = content.to_frame().select(pl.int_range(pl.len()).over("content")).to_series()
     ids = [hash_bytes(c.encode(), str(n).encode()) for c, n in zip(content, occurrence, strict=True)]
     return df.select(pl.Series("row_id", ids, dtype=pl.String), pl.all())

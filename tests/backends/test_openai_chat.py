@@ -93,8 +93,38 @@ def test_an_endpoint_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -
         assert final(backend_of(chat, api_key=""), "hi")["text"] == "HI"
 
 
+def test_openais_key_in_the_environment_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "for OpenAI alone")
+    assert openai_chat("m").api_key == "for OpenAI alone"
+    assert openai_chat("m", base_url="http://127.0.0.1:9/v1").api_key == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prices": 3},
+        {"prices": (1,)},
+        {"prices": ("a", "b")},
+        {"concurrency": "many"},
+        {"timeout_s": "x"},
+        {"api_key": 12345},
+    ],
+    ids=str,
+)
+def test_an_option_of_a_wrong_type_is_refused_before_anything_is_paid_for(options: dict[str, object]) -> None:
+    with pytest.raises(BindError):
+        openai_chat("m", base_url="http://127.0.0.1:9/v1", **options)  # type: ignore[arg-type]
+
+
+def test_an_attempt_that_was_turned_away_costs_nothing() -> None:
+    with chat_server(lambda prompt, attempt: 429 if attempt == 0 else "ok") as chat:
+        refused, answered = attempts(backend_of(chat, prices=(1.0, 2.0)), requests("hi"))["cost_usd"]
+    assert refused == 0.0
+    assert answered == pytest.approx((10 * 1.0 + 5 * 2.0) / 1e6)
+
+
 def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "from the environment\n")
+    monkeypatch.setenv("AGORA_API_KEY", "from the environment\n")
     with chat_server(key="from the environment") as chat:
         assert final(backend_of(chat, api_key=None), "hi")["text"] == "HI"  # type: ignore[arg-type]
 
@@ -337,7 +367,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(key: str
 def test_openai_without_a_key_is_an_error_that_says_how_to_set_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(AuthenticationError, match=r"export OPENAI_API_KEY=…, or pass connect\(…, api_key=…\)"):
-        openai_chat("gpt-4o-mini", base_url=url)
+        list(openai_chat("gpt-4o-mini", base_url=url)(requests("hi")))
 
 
 @pytest.mark.parametrize(

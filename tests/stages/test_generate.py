@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.errors import BindError, FrameError
 from agora_frames.frames import CALL, ERROR, MESSAGES, REPLIES, REQUESTS
+from agora_frames.ledger import Ledger, remembered
 from agora_frames.stages.generate import build_requests, generate_column
 from agora_frames.stages.prompt import render_prompts
 from agora_frames.stages.rows import with_row_ids
@@ -647,3 +649,41 @@ def test_replies_have_the_columns_that_a_backend_promises() -> None:
     requests = build_requests(prompts("a"), column="prompt", sampling={}, seed=0, backend=UPPER)
     assert requests.schema == REQUESTS
     assert [part.schema for part in UPPER(requests)] == [REPLIES]
+
+
+@pytest.mark.parametrize(
+    "backend", ["openai:gpt-4o-mini", None, lambda requests: iter(())], ids=["name", "none", "function"]
+)
+def test_what_is_no_backend_is_told_how_to_make_one(backend: Any) -> None:
+    df = pl.DataFrame({"row_id": ["r"], "prompt": ["p"]})
+    with pytest.raises(BindError, match="write backend=connect"):
+        generate_column(df, backend=backend)
+
+
+def test_a_backend_of_ones_own_may_leave_columns_out_and_give_whole_numbers(tmp_path: Path) -> None:
+    class Own:
+        endpoint, model = "own", "m"
+
+        def __call__(self, requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
+            yield requests.select("key", text=pl.lit("said"), cost_usd=pl.lit(1))
+
+    df = pl.DataFrame({"row_id": ["r"], "prompt": ["p"]})
+    for backend in (Own(), remembered(Own(), ledger=Ledger(tmp_path))):
+        done = generate_column(df, backend=backend)
+        assert done["completion"].to_list() == ["said"]
+        assert done["completion_call"].struct.field("cost_usd").to_list() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "said", [None, pl.DataFrame({"text": ["x"]}), pl.DataFrame({"key": ["k"], "latency_s": ["x"]})]
+)
+def test_a_backend_that_yields_no_replies_is_told_what_to_yield(said: Any) -> None:
+    class Own:
+        endpoint, model = "own", "m"
+
+        def __call__(self, requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
+            yield said
+
+    df = pl.DataFrame({"row_id": ["r"], "prompt": ["p"]})
+    with pytest.raises(FrameError, match=r"frames\.REPLIES"):
+        generate_column(df, backend=Own())
