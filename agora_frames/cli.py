@@ -286,7 +286,7 @@ def _show(out: Console, result: Result) -> None:
     made = f"{calls['made']} calls made" if calls["made"] else "No call was made"
     out.print(
         f"{made}, {calls['from_ledger']} replies from the ledger; {calls['prompt_tokens']} prompt and "
-        f"{calls['completion_tokens']} completion tokens, {cost_text(result.tally)}, {result.seconds:.1f} s",
+        f"{calls['completion_tokens']} completion tokens, cost {cost_text(result.tally)}, {result.seconds:.1f} s",
     )
 
 
@@ -298,8 +298,7 @@ def _say_what_next(out: Console, args: argparse.Namespace) -> None:
     for command, what in (
         (f"{program} run {other}", "another recipe"),
         (f"{program} recipes", "all of them"),
-        (f"{program} plan {same}", "what another model would be asked"),
-        (f"{program} run {same}", "asking it (needs OPENAI_API_KEY)"),
+        (f"{program} run {same}", "another model (needs OPENAI_API_KEY; `plan` for `run` asks nothing)"),
         (f"{program} ledger", "what was called, spent and failed so far"),
     ):
         out.print(f"    {escape(command)}  [dim]# {what}[/]", soft_wrap=True)

@@ -26,7 +26,7 @@ def cost_text(tally: Tally) -> str:
     """What was spent: a sum, a lower bound, or that it is unknown."""
     if not tally.of_unknown_cost:
         return f"${tally.cost_usd:.4f}"
-    return f"at least ${tally.cost_usd:.4f}" if tally.cost_usd else "cost unknown"
+    return f"at least ${tally.cost_usd:.4f}" if tally.cost_usd else "unknown"
 
 
 def watched(stage: Stage, progress: Progress, tally: Tally) -> Stage:
@@ -94,7 +94,7 @@ class _Bar:
         per_s = self.tally.completion_tokens / self.tally.seconds if self.tally.seconds else 0.0
         told = (
             f"[green]{self.counts['accepted']} accepted[/] [yellow]{self.counts['rejected']} rejected[/] "
-            f"[red]{self.counts['failed']} failed[/] {per_s:.0f} tokens/s {cost_text(self.tally)}"
+            f"[red]{self.counts['failed']} failed[/] {per_s:.0f} tokens/s, cost {cost_text(self.tally)}"
         )
         self.progress.update(self.task, completed=sum(self.counts.values()), told=told)
         if not self.progress.console.is_terminal and (last or time.monotonic() - self.said > _LINE_EVERY_S):

@@ -1,7 +1,8 @@
 """AgoraBench response generation: the model answers instructions that are given.
 
 Source: arXiv 2412.03679v2, sections 2 and 3, table 1 (second method); sampling as in neulab/data-agora at d7e66e1,
-agora_scripts/run.py (temperature 1.0, top_p 0.9, at most 4096 tokens). The prompts are our own.
+agora_scripts/run.py (temperature 1.0, top_p 0.9, at most 4096 tokens; its stop phrase "[END]" is left out, since our
+prompts do not ask for it). The prompts are our own.
 In: `instruction` (String); `response` and `config` of the seeds, if there are any, step aside as `seed_…`.
 Out: `instruction`, `response`, `config` (the model's name), `parents` (the row_id of the seed), validity and the call.
 Cost: one call a row. Expected yield: see recipes/README.md.

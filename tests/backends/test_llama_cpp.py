@@ -39,7 +39,7 @@ def test_a_real_model_replies_to_every_row(smol: LlamaCpp) -> None:
     assert all(done["completion"])
     assert kinds(done) == ["truncated"] * 3
     call = done["completion_call"][0]
-    assert call["endpoint"] == "llama.cpp"
+    assert call["endpoint"] == "llama.cpp n_ctx=256"
     assert call["model"].startswith("SmolLM2-135M-Instruct.Q4_1.gguf@")
     assert (call["finish_reason"], call["completion_tokens"], call["cost_usd"]) == ("length", 4, 0.0)
     assert call["prompt_tokens"] > 5
