@@ -37,7 +37,7 @@ def validate(
     cast first where it says `coerce`, and no others.
     on_invalid: `flag` the rows, or `raise` when a judged row is not valid.
     Raises: FrameError when the frame lacks a column of the schema or has it in another type, when a check cannot
-    be run, and when the schema is `unique` or drops rows; InvalidRowsError when asked for.
+    be run, and when the schema is `unique`, drops or mends rows, or only warns; InvalidRowsError when asked for.
 
     >>> from agora_frames.schemas import GeneralInstance
     >>> df = pl.DataFrame({"instruction": ["Say yes.", "Say no."], "response": ["Yes.", " "]})
@@ -79,6 +79,17 @@ def _rules(schema: Any) -> pa.DataFrameSchema:
         raise FrameError(
             f"validate() keeps all rows, but the schema has `drop_invalid_rows` on {listed(dropping)}. "
             "Take it out, and let keep_valid() drop them."
+        )
+    mending = [part.name for part in rules.columns.values() if part.default is not None]
+    if mending or rules.add_missing_columns:
+        raise FrameError(
+            f"validate() judges values as they are, but the schema mends them: {listed(mending)} with `default`, or "
+            "missing columns with `add_missing_columns`. Take it out, and fill them in a stage before."
+        )
+    if lenient := [_name(check) for part in parts for check in part.checks if check.raise_warning]:
+        raise FrameError(
+            f"validate() rejects what breaks a rule, but the schema only warns (`raise_warning`) at {listed(lenient)}. "
+            "Take it out, or leave these checks away."
         )
     return rules
 

@@ -300,3 +300,22 @@ def test_a_hundred_thousand_rows_are_judged():
     done = validate(df, schema=Pair)
     assert done["valid"].sum() == 50_000
     assert done["failures"][1].to_list() == ["text: is_short", "text: is_lower"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (pa.DataFrameSchema({"text": pa.Column(str, default="x")}), "`default`"),
+        (pa.DataFrameSchema({"text": pa.Column(str, nullable=True)}, add_missing_columns=True), "add_missing_columns"),
+        (pa.DataFrameSchema({"text": pa.Column(str, pa.Check.str_length(1), nullable=True)}), None),
+        (pa.DataFrameSchema({"text": pa.Column(str, pa.Check.str_length(1, raise_warning=True))}), "raise_warning"),
+    ],
+    ids=["default", "missing", "plain", "warning"],
+)
+def test_a_schema_that_mends_or_only_warns_is_refused(schema: pa.DataFrameSchema, told: str | None) -> None:
+    df = pl.DataFrame({"text": ["a", None]})
+    if told is None:
+        assert validate(df, schema=schema)["valid"].to_list() == [True, True]
+    else:
+        with pytest.raises(FrameError, match=told):
+            validate(df, schema=schema)
