@@ -339,6 +339,7 @@ def test_after_an_interruption_nothing_that_waits_is_asked_again() -> None:
                 break
         with pytest.raises(KeyboardInterrupt):
             stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+            list(stream)  # the failed attempt, if it had not been told before
         assert chat.asked["limited"] == 1
 
 
