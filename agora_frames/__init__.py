@@ -4,6 +4,7 @@ A stage is a function from a DataFrame to a DataFrame. Everything else binds one
 its questions.
 """
 
+from agora_frames.against import compare
 from agora_frames.backends import connect
 from agora_frames.backends.llama_cpp import llama_cpp
 from agora_frames.backends.openai_chat import openai_chat
@@ -11,9 +12,12 @@ from agora_frames.backends.scripted import failing, scripted
 from agora_frames.compose import recipe, steps, traced
 from agora_frames.errors import AgoraError
 from agora_frames.io import read_frame, write_frame
-from agora_frames.ledger import Ledger, remembered
+from agora_frames.ledger import Ledger
 from agora_frames.plan import plan
+from agora_frames.progress import progress
+from agora_frames.remembered import remembered
 from agora_frames.stage import Stage, stage
+from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import between, boxed, code_block, json_object, split_on, tagged
@@ -31,7 +35,9 @@ __all__ = [
     "boxed",
     "cached",
     "code_block",
+    "compare",
     "connect",
+    "extend_chat",
     "failing",
     "failure_counts",
     "generate_column",
@@ -41,6 +47,7 @@ __all__ = [
     "openai_chat",
     "parse_column",
     "plan",
+    "progress",
     "read_frame",
     "recipe",
     "remembered",

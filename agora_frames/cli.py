@@ -17,14 +17,17 @@ import polars as pl
 from rich.console import Console
 from rich.markup import escape
 
+from agora_frames.against import compare
 from agora_frames.backends import connect
+from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
 from agora_frames.display import accepted_table, cost_text, frame_table
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
-from agora_frames.ledger import Ledger, Remembered
+from agora_frames.ledger import Ledger
 from agora_frames.plan import plan
+from agora_frames.remembered import Remembered
 from agora_frames.run import Result, check_output, perform, write_result
 from agora_frames.stage import Stage
 from agora_frames.stages.rows import failure_counts
@@ -92,7 +95,7 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
     common.add_argument(
         "--ledger",
         default=os.environ.get("AGORA_LEDGER") or ".agora/ledger",
-        help="where replies are kept (%(default)s)",
+        help="where replies are kept: a folder, or a URL such as s3://… (%(default)s)",
     )
     for name, command, about in (
         ("run", _run, "run a recipe and write the dataset"),
@@ -101,10 +104,16 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[common], help=about, description=about)
         _add_run_options(sub, recipe)
         sub.set_defaults(command=command)
+        if name == "plan":
+            sub.add_argument("--against", metavar="MANIFEST", help="what would be done otherwise than in that run")
     sub = commands.add_parser("recipes", parents=[common], help="list the recipes")
     sub.set_defaults(command=_recipes)
     sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
-    sub.set_defaults(command=_ledger)
+    # Given after `export` or before it, an option counts: a default must not take the place of what was given.
+    again = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    again.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    again.add_argument("--ledger", help="where replies are kept")
+    add_ledger_command(sub, [again])
     return parser
 
 
@@ -123,6 +132,8 @@ def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> Non
     add("--output", default="dataset.parquet", help="where the dataset goes (%(default)s)")
     add("--limit", type=int, metavar="ROWS", help="use the first rows of the input only")
     add("--preview", type=int, metavar="ROWS", help="run the first rows, show them, and write no file")
+    add("--max-cost", type=float, metavar="DOLLARS", help="ask nothing that could make the calls cost more than this")
+    add("--max-tokens-total", type=int, metavar="TOKENS", help="the same in tokens of prompts and replies together")
     add("--offline", action="store_true", help="call nothing: use the ledger, and list the replies it lacks")
     add(
         "--store",
@@ -187,14 +198,30 @@ def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    recipe = args.found
-    stage = _made(recipe, _params(args), _connected(args, recipe, run=None))
-    planned = plan(stage, df=_input(args, recipe))
-    out = Console()
-    for row in planned.iter_rows(named=True):
-        table = pl.DataFrame({"what": list(row), "figure": ["unknown" if v is None else str(v) for v in row.values()]})
-        out.print(frame_table(table, title=f"{recipe.name}: what a run would ask now"))
-    out.print("Prompt tokens are estimated, 4 bytes to a token. Nothing was called.", style="dim")
+    recipe, out = args.found, Console(highlight=False)
+    stage, df = _made(recipe, _params(args), _connected(args, recipe, run=None)), _input(args, recipe)
+    if args.against:
+        _show_records(
+            out,
+            compare(stage, df=df, run=args.against, store=Store(args.store)),
+            title=f"{recipe.name}: what a run would do now, against {args.against}",
+        )
+    else:
+        _show_records(out, plan(stage, df=df), title=f"{recipe.name}: what a run would ask now")
+    out.print("Nothing was called. Figures of tokens and cost say on what they rest; null is unknown.", style="dim")
+
+
+def _show_records(out: Console, records: pl.DataFrame, *, title: str) -> None:
+    """Each row as a table of its own: there are few rows, and many columns."""
+    for row in records.iter_rows(named=True):
+        figures = ["unknown" if value is None else _figure(name, value) for name, value in row.items()]
+        out.print(frame_table(pl.DataFrame({"what": list(row), "figure": figures}), title=title))
+
+
+def _figure(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"${value:,.4f}" if "cost" in name else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _recipes(args: argparse.Namespace) -> None:
@@ -202,34 +229,6 @@ def _recipes(args: argparse.Namespace) -> None:
     out = Console()
     out.print(frame_table(pl.DataFrame(rows), title="Recipes"))
     out.print(f"{_program()} run NAME --help  shows the options of one.", style="dim", highlight=False)
-
-
-def _ledger(args: argparse.Namespace) -> None:
-    frame = Ledger(Path(args.ledger)).frame()
-    if frame.is_empty():
-        Console(highlight=False).print(f"The ledger {args.ledger} is empty.", markup=False)
-        return
-    final = ~pl.col("retried")
-    kind = pl.col("error").struct.field("kind")
-    table = (
-        frame.group_by("recipe", "model", maintain_order=True)
-        .agg(
-            pl.col("run").n_unique().alias("runs"),
-            final.sum().alias("calls"),
-            pl.len().alias("attempts"),
-            (final & kind.is_null()).sum().alias("answered"),
-            kind.drop_nulls().value_counts(sort=True).alias("failures"),
-            pl.col("prompt_tokens", "completion_tokens").sum(),
-            pl.col("cost_usd").sum(),
-            pl.col("cost_usd").is_null().sum().alias("of unknown cost"),
-        )
-        .with_columns(
-            pl.col("failures")
-            .list.eval(pl.format("{} {}", pl.element().struct.field("count"), pl.element().struct.field("kind")))
-            .list.join(", "),
-        )
-    )
-    Console().print(frame_table(table, title=f"Ledger {escape(args.ledger)}: {frame.height} attempts"))
 
 
 def _params(args: argparse.Namespace) -> dict[str, Any]:
@@ -248,8 +247,9 @@ def _connected(args: argparse.Namespace, recipe: Recipe, run: str | None) -> Rem
                 "OPENAI_API_KEY for OpenAI, AGORA_API_KEY for other endpoints."
             )
         options[name.replace("-", "_")] = _value(value)
-    ledger = Ledger(Path(args.ledger), recipe=recipe.name, run=run)
-    return connect(args.backend, ledger=ledger, offline=args.offline, **options)
+    ledger = Ledger(args.ledger, recipe=recipe.name, run=run)
+    limits = {"max_cost": args.max_cost, "max_tokens_total": args.max_tokens_total}
+    return connect(args.backend, ledger=ledger, offline=args.offline, **limits, **options)
 
 
 def _value(text: str) -> Any:

@@ -1,38 +1,28 @@
-"""What a person sees of a run: the bar while it goes on, the tables when it is done."""
+"""What a person sees of a run of a recipe: how its calls go on, and the tables when it is done."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from agora_frames.compose import AnyStage, each_step, name_of, run_steps, steps
 from agora_frames.frames import outcome
-from agora_frames.ledger import Tally
+from agora_frames.meter import cost_text
+from agora_frames.progress import Progress
 from agora_frames.stage import Stage
 
-__all__ = ["accepted_table", "bars", "cost_text", "frame_table", "watched"]
-
-_LINE_EVERY_S = 10.0
+__all__ = ["accepted_table", "cost_text", "frame_table", "outcomes", "watched"]
 
 
-def cost_text(tally: Tally) -> str:
-    """What was spent: a sum, a lower bound, or that it is unknown."""
-    if not tally.of_unknown_cost:
-        return f"${tally.cost_usd:.4f}"
-    return f"at least ${tally.cost_usd:.4f}" if tally.cost_usd else "unknown"
+def watched(stage: Stage, console: Console) -> Stage:
+    """The same stage, with a display of the calls of each step that asks a model.
 
-
-def watched(stage: Stage, progress: Progress, tally: Tally) -> Stage:
-    """The same stage, with a bar for each step that calls a model.
-
-    The steps after it that work row by row are run on what has arrived, so that the bar knows what is accepted.
+    The steps after it that work row by row are run on what has arrived, so that it can say what is accepted.
     """
     flat = steps(stage)
     after = {id(step): _rowwise_after(flat, index) for index, step in enumerate(flat)}
@@ -42,18 +32,25 @@ def watched(stage: Stage, progress: Progress, tally: Tally) -> Stage:
             return Stage(name_of(step), step)
         if "backend" not in step.effects or "observer" not in step.params:
             return step
-        bar = _Bar(progress, tally, step, after[id(step)])
-        return replace(step, fn=run_watched, params={"stage": step, "bar": bar})
+        observer = Progress(step.name, partial(outcomes, rest=after[id(step)]), console)
+        return replace(step, params={**step.params, "observer": observer})
 
     return each_step(stage, wrap)
 
 
-def run_watched(df: pl.DataFrame, *, stage: Stage, bar: _Bar) -> pl.DataFrame:
-    """Runs the stage with an observer that moves the bar."""
-    bar.start(df.height * stage.params.get("samples", 1))
-    done = replace(stage, params={**stage.params, "observer": bar.tell})(df)
-    bar.finish(done)
-    return done
+def outcomes(finished: pl.DataFrame, *, rest: Stage) -> dict[str, int]:
+    """How many of the rows are accepted, rejected and failed after the rest of the steps, and how many those leave out.
+
+    A step that raises does so again when the whole frame comes to it, and the calls go on until then.
+    """
+    try:
+        judged = rest(finished)
+    except Exception:
+        judged = finished
+    counted = dict(judged.select(outcome(judged)).group_by("outcome").len().iter_rows())
+    counts = {state: counted.get(state, 0) for state in ("accepted", "rejected", "failed")}
+    left_out = finished.height - judged.height
+    return {**counts, "left out": left_out} if left_out > 0 else counts
 
 
 def _rowwise_after(flat: tuple[AnyStage, ...], index: int) -> Stage:
@@ -66,59 +63,9 @@ def _rowwise_after(flat: tuple[AnyStage, ...], index: int) -> Stage:
     return Stage("rest", run_steps, {"stages": tuple(following)})
 
 
-class _Bar:
-    """The progress of one step."""
-
-    def __init__(self, progress: Progress, tally: Tally, step: Stage, rest: Stage) -> None:
-        self.progress, self.tally, self.step, self.rest = progress, tally, step, rest
-        self.counts = {"accepted": 0, "rejected": 0, "failed": 0}
-        self.said = time.monotonic()
-
-    def start(self, rows: int) -> None:
-        self.task = self.progress.add_task(self.step.name, total=rows, told="waiting for the first reply")
-
-    def tell(self, finished: pl.DataFrame) -> None:
-        for kind, rows in self._outcomes(finished).items():
-            self.counts[kind] += rows
-        self._show()
-
-    def finish(self, done: pl.DataFrame) -> None:
-        self.counts = {**dict.fromkeys(self.counts, 0), **self._outcomes(done)}
-        self._show(last=True)
-
-    def _outcomes(self, rows: pl.DataFrame) -> dict[str, int]:
-        judged = self.rest(rows)
-        return dict(judged.select(outcome(judged)).group_by("outcome").len().iter_rows())
-
-    def _show(self, *, last: bool = False) -> None:
-        per_s = self.tally.completion_tokens / self.tally.seconds if self.tally.seconds else 0.0
-        told = (
-            f"[green]{self.counts['accepted']} accepted[/] [yellow]{self.counts['rejected']} rejected[/] "
-            f"[red]{self.counts['failed']} failed[/] {per_s:.0f} tokens/s, cost {cost_text(self.tally)}"
-        )
-        self.progress.update(self.task, completed=sum(self.counts.values()), told=told)
-        if not self.progress.console.is_terminal and (last or time.monotonic() - self.said > _LINE_EVERY_S):
-            self.said = time.monotonic()
-            done, total = sum(self.counts.values()), self.progress.tasks[self.task].total
-            self.progress.console.print(f"{self.step.name}: {done}/{total:.0f} rows, {Text.from_markup(told).plain}")
-
-
-def bars(console: Console) -> Progress:
-    """The live display; on a pipe it stays silent, and lines are printed instead."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def frame_table(df: pl.DataFrame, *, title: str) -> Table:
     """A small frame as a table: numbers to the right, long texts on one line."""
-    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
     for name, dtype in df.schema.items():
         table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
     for row in df.iter_rows():

@@ -11,10 +11,12 @@ from agora_frames.errors import FrameError, did_you_mean, listed
 __all__ = [
     "CALL",
     "ERROR",
+    "LOGPROBS",
     "MESSAGES",
     "REPLIES",
     "REQUESTS",
     "SETTLED",
+    "TOOL_CALLS",
     "UNPARSED",
     "as_replies",
     "error_columns",
@@ -31,35 +33,49 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 # Kinds of a call that ended in a reply, paid for, which nobody asks again unless told to:
 SETTLED = ("truncated", "refused", "content_filtered")
 # Kinds of a call that did not: `rate_limited`, `timeout`, `connection`, `server_error`, `bad_reply`,
-# `bad_request`, `context_too_long`; of one never made: `no_prompt`, `not_asked`;
-# of a prompt that could not be rendered: `null_value`, `template_error`;
+# `bad_request`, `context_too_long`; of one never made: `no_prompt`, `not_asked`, `over_budget`;
+# of a prompt that could not be rendered, or a chat that broke off: `null_value`, `template_error`;
 # and of a text without the parts that were looked for:
 UNPARSED = "unparsed"
 ERROR = pl.Struct({"kind": pl.String, "message": pl.String})
 
 # What a backend is asked. `key`: 32 hex digits, the content of the request (see `stages.generate`).
-# `row_id`, `sample`: for whom. `sampling`: a canonical JSON object of what is sent beside the messages.
+# `row_id`, `sample`: for whom. `messages`: a JSON list in the form of OpenAI's chat completions; `sampling`: a JSON
+# object of what is sent beside them. Both canonical, and ready to be sent as they are.
 REQUESTS = pl.Schema(
     {
         "key": pl.String(),
         "row_id": pl.String(),
         "sample": pl.Int64(),
-        "messages": MESSAGES,
+        "messages": pl.String(),
         "sampling": pl.String(),
     }
 )
 
-# What it answers. `text` is null when there is none; tokens and `cost_usd` are null when unknown, never 0;
+# What a model wants called: `arguments` is the JSON that it wrote, whole or not.
+TOOL_CALLS = pl.List(pl.Struct({"id": pl.String, "name": pl.String, "arguments": pl.String}))
+# Each token of a reply with its natural-log probability, and the likeliest ones in its place.
+_TOKEN = {"token": pl.String, "logprob": pl.Float64}
+LOGPROBS = pl.List(pl.Struct({**_TOKEN, "top": pl.List(pl.Struct(_TOKEN))}))
+
+# What it answers. `text` is null when there is none; tokens and `cost_usd` are null when unknown, never 0.
+# `cached_tokens`: those of the prompt that the endpoint had in its cache. `priced_by`: whose prices made the cost.
+# `served_model`: what the endpoint calls the model that answered.
 # `retried`: this attempt failed and the same request is being asked again.
 REPLIES = pl.Schema(
     {
         "key": pl.String(),
         "text": pl.String(),
         "reasoning": pl.String(),
+        "tool_calls": TOOL_CALLS,
+        "logprobs": LOGPROBS,
         "finish_reason": pl.String(),
+        "served_model": pl.String(),
         "prompt_tokens": pl.Int64(),
+        "cached_tokens": pl.Int64(),
         "completion_tokens": pl.Int64(),
         "cost_usd": pl.Float64(),
+        "priced_by": pl.String(),
         "latency_s": pl.Float64(),
         "error": ERROR,
         "retried": pl.Boolean(),
@@ -69,16 +85,11 @@ REPLIES = pl.Schema(
 # What a generated column keeps about its call, beside the text. `model` is null where no call was made.
 CALL = pl.Struct(
     {
-        "key": pl.String,
-        "endpoint": pl.String,
-        "model": pl.String,
-        "sampling": pl.String,
-        "reasoning": pl.String,
-        "finish_reason": pl.String,
-        "prompt_tokens": pl.Int64,
-        "completion_tokens": pl.Int64,
-        "cost_usd": pl.Float64,
-        "latency_s": pl.Float64,
+        "key": pl.String(),
+        "endpoint": pl.String(),
+        "model": pl.String(),
+        "sampling": pl.String(),
+        **{name: dtype for name, dtype in REPLIES.items() if name not in ("key", "text", "error", "retried")},
     }
 )
 

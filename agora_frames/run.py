@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from agora_frames.against import describe_steps, noting_inputs
 from agora_frames.compose import traced
-from agora_frames.display import bars, watched
+from agora_frames.display import watched
 from agora_frames.errors import StorageError
 from agora_frames.formats import encode, format_of
 from agora_frames.frames import CALL, outcome
@@ -29,10 +30,10 @@ __all__ = ["Result", "check_output", "files_of", "perform", "write_result"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: every row, how long each step took, and what was asked."""
+    """What a run made: every row, what each step was and how long it took, and what was asked."""
 
     rows: pl.DataFrame
-    steps: list[Step]
+    steps: list[dict[str, Any]]
     seconds: float
     tally: Tally
 
@@ -85,9 +86,14 @@ def perform(stage: Stage, df: pl.DataFrame, *, store: Store, tally: Tally, conso
     """Runs a recipe on a frame, with bars on the console, and with its steps cached in the store."""
     told: list[Step] = []
     begun = time.perf_counter()
-    with bars(console) as progress:
-        rows = traced(cached(watched(stage, progress, tally), store=store), on_step=told.append)(df)
-    return Result(rows, told, time.perf_counter() - begun, tally)
+    inputs: list[str | None] = []
+    shown = traced(cached(watched(stage, console), store=store), on_step=told.append)
+    rows = noting_inputs(shown, inputs=inputs)(df)
+    steps = [
+        {**about, **step, "input": content}
+        for about, step, content in zip(describe_steps(stage), told, inputs, strict=True)
+    ]
+    return Result(rows, steps, time.perf_counter() - begun, tally)
 
 
 def files_of(output: str) -> dict[str, str]:

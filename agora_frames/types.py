@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import polars as pl
 
-__all__ = ["Backend", "Message", "Observer", "Parser", "Step"]
+__all__ = ["Backend", "BoundedObserver", "Desk", "DeskBackend", "Message", "Observer", "Parser", "Reply", "Step"]
 
 
 class Message(TypedDict):
@@ -41,12 +41,60 @@ class Backend(Protocol):
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]: ...
 
 
+# One row of `frames.REPLIES`; what is left out is null.
+Reply: TypeAlias = Mapping[str, Any]
+
+
+class Desk(Protocol):
+    """Where a backend asks leave before each attempt, and hands in each reply before anything else is done with it.
+
+    Both may be called on any thread.
+    """
+
+    def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool | None:
+        """Whether an attempt that takes at most so much may be sent: yes, not now (others may need less), or never."""
+        ...
+
+    def release(self, key: str) -> None:
+        """What was reserved for an attempt is free again: it was not sent."""
+        ...
+
+    def record(self, reply: Reply) -> None:
+        """The reply, of whatever kind, is durable when this returns; what was reserved for its key is settled."""
+        ...
+
+
+@runtime_checkable
+class DeskBackend(Protocol):
+    """A backend that hands in each reply itself, at the moment it comes, and so goes on without waiting for others.
+
+    `Backend` is enough: the frames that it yields are recorded then, each before the next is taken.
+    """
+
+    def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
+        """The same stream as `__call__`; what it yields is recorded already, also what nobody reads."""
+        ...
+
+
 # A text in; out comes one value, several values in order, or a dict of named values. None, or a ValueError
 # with the reason, means "not found": the row is `unparsed`, and its text stays where it was.
 Parser: TypeAlias = Callable[[str], Any]
 
 # Called with each batch of finished rows, with all their columns, while a stage is still at work.
 Observer: TypeAlias = Callable[[pl.DataFrame], None]
+
+
+@runtime_checkable
+class BoundedObserver(Protocol):
+    """An observer that also wants to know how many rows there will be, of whom they are asked, and when it is over."""
+
+    def __call__(self, finished: pl.DataFrame, /) -> None: ...
+
+    def begin(self, rows: int, backend: Backend) -> None: ...
+
+    def end(self) -> None:
+        """No more rows will come: all are done, or the stage was interrupted or raised."""
+        ...
 
 
 class Step(TypedDict):

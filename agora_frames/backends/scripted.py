@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import orjson
 import polars as pl
 
-from agora_frames.backends.chat import Reply, failed, frame_of
+from agora_frames.backends.chat import FREE, failed, frame_of
 from agora_frames.errors import BindError, FingerprintError
 from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import REPLIES
-from agora_frames.types import Message
+from agora_frames.prices import Prices
+from agora_frames.types import Message, Reply
 
 __all__ = ["Script", "failing", "named", "scripted"]
 
@@ -33,13 +34,13 @@ class Scripted:
     model: str
     delay_s: float
     endpoint: str = "scripted"
-    prices: tuple[float, float] = (0.0, 0.0)
+    prices: Prices | None = FREE
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         for request in requests.iter_rows(named=True):
             if self.delay_s:
                 time.sleep(self.delay_s)
-            *earlier, last = self._attempts(request)
+            *earlier, last = self._attempts({**request, "messages": orjson.loads(request["messages"])})
             yield frame_of([*({**reply, "retried": True} for reply in earlier), last])
 
     def _attempts(self, request: dict[str, Any]) -> list[Reply]:
@@ -94,7 +95,7 @@ def named(name: str, script: Script) -> str:
         return name
 
 
-def failing(kind: str, message: str = "as the script says", **fields: Any) -> Reply:
+def failing(kind: str, message: str = "as the script says", **fields: Any) -> dict[str, Any]:
     """A failure of one request, for a script to say; `kind` as in `frames`, fields as in `frames.REPLIES`.
 
     >>> failing("truncated", text="Once upon a", finish_reason="length")["error"]["kind"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
-import orjson
 import polars as pl
 
 from agora_frames.errors import BindError, FrameError, listed
-from agora_frames.frames import CALL, ERROR, MESSAGES, REPLIES, REQUESTS, as_replies, outcome, require
-from agora_frames.hashing import hash_bytes, seed_of
+from agora_frames.frames import CALL, ERROR, REPLIES, as_replies
 from agora_frames.stage import stage
-from agora_frames.types import Backend, Observer
+from agora_frames.stages.requests import build_requests, to_json
+from agora_frames.types import Backend, BoundedObserver, Observer
 
-__all__ = ["build_requests", "generate_column"]
+__all__ = ["generate_column"]
+
+# Rows, their requests and the replies so far: the rows with their three columns.
+_Finish: TypeAlias = Callable[[pl.DataFrame, pl.DataFrame, list[pl.DataFrame]], pl.DataFrame]
 
 _TOLD_EVERY_S = 0.25
 _OURS = ("messages", "model", "n", "seed", "stream")
@@ -32,7 +36,10 @@ def generate_column(
     max_tokens: int | None = None,
     stop: str | Sequence[str] | None = None,
     response_format: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    logprobs: int | None = None,
     extra: Mapping[str, Any] | None = None,
+    images: str | None = None,
     samples: int = 1,
     seed: int = 0,
     backend: Backend,
@@ -40,15 +47,20 @@ def generate_column(
 ) -> pl.DataFrame:
     """Asks a model for each row, and keeps every row whatever comes back.
 
-    Reads: `row_id`, `column` (String, or List(Struct{role, content}) for a chat), `sample` if there is one.
+    Reads: `row_id`, `sample` if there is one, and `column`: String, or List(Struct{role, content}) for a chat, whose
+    turns may also hold `images`, `tool_calls`, `tool_call_id` and `name`; and `images`, if named: addresses (String)
+    or bytes (Binary) of images, one or a list for each row, shown with its last message.
     Adds: `into` (String: the reply; null when there is none), `{into}_error` (Struct{kind, message}; null when the
-    reply is whole; a truncated reply has its text and an error), `{into}_call` (Struct: key, endpoint, model,
-    sampling, reasoning, finish_reason, prompt_tokens, completion_tokens, cost_usd in US dollars, latency_s in
-    seconds; null where nothing was asked), and `sample` (Int64, 0 to samples-1) when samples > 1.
+    reply is whole; a truncated reply has its text and an error), `{into}_call` (Struct, see `frames.CALL`: key,
+    endpoint, model, sampling, reasoning, tool_calls, logprobs, finish_reason, tokens, cost_usd in US dollars and whose
+    prices made it, latency_s in seconds; null where nothing was asked), and `sample` (Int64, 0 to samples-1) when
+    samples > 1.
     Rows: the same, in the same order; each `samples` times in a row when samples > 1.
-    temperature, top_p, max_tokens, stop, response_format, extra (further parameters of the endpoint): sent as they
-    are; None leaves the endpoint's own default. seed: with row_id and sample it gives every draw its own seed.
-    backend: from `connect`. observer: called with finished rows, each once, while the rest is still being asked.
+    temperature, top_p, max_tokens, stop, response_format, tools, extra (further parameters of the endpoint): sent as
+    they are; None leaves the endpoint's own default. logprobs: asks for the log probability of each token and of so
+    many others in its place (0 to 20). seed: with row_id and sample it gives every draw its own seed.
+    backend: from `connect`. observer: called with finished rows, each once, while the rest is still being asked; see
+    `progress`.
     The key of a call is its content: endpoint, model, messages and sampling; and, unless temperature is 0, the draw
     (seed, row_id, sample). At temperature 0 equal requests are one call. A row whose prompt is null because an
     earlier step failed is not asked (`no_prompt`).
@@ -59,69 +71,86 @@ def generate_column(
         raise BindError(
             f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
         )
-    sampling = _sampling(temperature, top_p, max_tokens, stop, response_format, extra)
+    named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
+    sampling = _sampling({**named, "response_format": response_format, "logprobs": logprobs}, extra or {})
     rows = _draws(df, samples)
-    requests = build_requests(rows, column=column, sampling=sampling, seed=seed, backend=backend)
+    requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
+    finished = partial(_finished, into=into, backend=backend)
     replies: list[pl.DataFrame] = []
-    told, fresh, last = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True), 0, time.monotonic()
-    for batch in backend(_asked(requests)):
-        replies.append(as_replies(batch, backend).filter(~pl.col("retried")))
-        if observer is not None and time.monotonic() - last > _TOLD_EVERY_S:
-            new = requests["key"].is_in(pl.concat(replies[fresh:])["key"].implode()).fill_null(False) & ~told
-            if new.any():
-                observer(_finished(rows.filter(new), requests.filter(new), replies[fresh:], into, backend))
-            told, fresh, last = told | new, len(replies), time.monotonic()
-    done = _finished(rows, requests, replies, into, backend)
-    if observer is not None and not told.all():
-        observer(done.filter(~told))
+    teller = _Teller(observer, rows, requests, finished)
+    with _begun(observer, rows.height, backend):
+        for batch in backend(_asked(requests)):
+            replies.append(as_replies(batch, backend).filter(~pl.col("retried")))
+            teller.hear(replies[-1])
+        done = finished(rows, requests, replies)
+        teller.end(done)
     return done
 
 
-def build_requests(
-    rows: pl.DataFrame, *, column: str, sampling: Mapping[str, Any], seed: int, backend: Backend
-) -> pl.DataFrame:
-    """One request for each row, in the columns of `frames.REQUESTS`; key and messages are null without a prompt."""
-    require(rows, column, stage="generate_column")
-    greedy = sampling.get("temperature") == 0
-    row_ids, samples = _names(rows, unique=not greedy)
-    chats = _chats(rows, column)
-    settings = _json(sampling)
-    head = (backend.endpoint.encode(), backend.model.encode(), settings)
-    keys, sent = [], []
-    for chat, row_id, sample in zip(chats, row_ids, samples, strict=True):
-        draw = b"" if greedy else f"{seed}:{row_id}:{sample}".encode()
-        keys.append(None if chat is None else hash_bytes(*head, _json(chat), draw))
-        sent.append((settings if greedy else _json({**sampling, "seed": seed_of(seed, row_id, sample)})).decode())
-    return pl.DataFrame([keys, row_ids, samples, chats, sent], schema=REQUESTS)
+class _Teller:
+    """Tells an observer of finished rows, each once, while the rest is still being asked."""
+
+    def __init__(
+        self, observer: Observer | None, rows: pl.DataFrame, requests: pl.DataFrame, finished: _Finish
+    ) -> None:
+        self.observer, self.rows, self.requests, self.finished = observer, rows, requests, finished
+        self.told = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True)
+        self.fresh: list[pl.DataFrame] = []
+        self.last = time.monotonic()
+
+    def hear(self, replies: pl.DataFrame) -> None:
+        """Replies have come: their rows are told now and then."""
+        if self.observer is None:
+            return
+        self.fresh.append(replies)
+        if time.monotonic() - self.last > _TOLD_EVERY_S:
+            keys = pl.concat(self.fresh)["key"].implode()
+            new = self.requests["key"].is_in(keys).fill_null(False) & ~self.told
+            if new.any():
+                self.observer(self.finished(self.rows.filter(new), self.requests.filter(new), self.fresh))
+            self.told, self.fresh, self.last = self.told | new, [], time.monotonic()
+
+    def end(self, done: pl.DataFrame) -> None:
+        """All rows are done."""
+        if self.observer is not None and not self.told.all():
+            self.observer(done.filter(~self.told))
 
 
-def _sampling(
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int | None,
-    stop: str | Sequence[str] | None,
-    response_format: Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+@contextlib.contextmanager
+def _begun(observer: Observer | None, rows: int, backend: Backend) -> Iterator[None]:
+    """Tells the observer how many rows there will be, and when no more will come; if it wants to know."""
+    if isinstance(observer, BoundedObserver):
+        observer.begin(rows, backend)
+    try:
+        yield
+    finally:
+        if isinstance(observer, BoundedObserver):
+            observer.end()
+
+
+def _sampling(named: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """What is sent beside the messages; only what was given."""
+    temperature, max_tokens, logprobs = (named[name] for name in ("temperature", "max_tokens", "logprobs"))
     if temperature is not None and not 0 <= temperature <= 2:
         raise BindError(f"generate_column(temperature={temperature!r}): it must be from 0 to 2.")
     if max_tokens is not None and max_tokens < 1:
         raise BindError(f"generate_column(max_tokens={max_tokens!r}): it must be at least 1.")
-    if clash := [name for name in extra or {} if name in _OURS]:
+    if logprobs is not None and (isinstance(logprobs, bool) or not 0 <= logprobs <= 20):
+        raise BindError(f"generate_column(logprobs={logprobs!r}): it must be from 0 to 20.")
+    if clash := [name for name in extra if name in _OURS]:
         raise BindError(f"generate_column(extra=…) may not hold {listed(clash)}: the stage sets these itself.")
-    named = {
-        "temperature": None if temperature is None else float(temperature),
-        "top_p": None if top_p is None else float(top_p),
-        "max_tokens": max_tokens,
-        "stop": [stop] if isinstance(stop, str) else stop and list(stop),
-        "response_format": response_format,
-    }
-    if clash := [name for name in extra or {} if name in named]:
+    if clash := [name for name in extra if name in named]:
         raise BindError(f"generate_column(extra=…) holds {listed(clash)}: give it by its own name.")
-    sampling = {**{name: value for name, value in named.items() if value is not None}, **(extra or {})}
+    sampling = {name: value for name, value in named.items() if value is not None}
+    for name in sampling.keys() & {"temperature", "top_p"}:
+        sampling[name] = float(sampling[name])
+    if "stop" in sampling:
+        sampling["stop"] = [named["stop"]] if isinstance(named["stop"], str) else list(named["stop"])
+    if logprobs is not None:
+        sampling |= {"logprobs": True, "top_logprobs": logprobs}
+    sampling |= extra
     try:
-        _json(sampling)
+        to_json(sampling)
     except TypeError as exc:
         raise BindError(f"generate_column() cannot send {sampling!r} as JSON: {exc}.") from exc
     return sampling
@@ -141,72 +170,8 @@ def _draws(df: pl.DataFrame, samples: int) -> pl.DataFrame:
     return df.with_columns(numbers).explode("sample")
 
 
-def _names(rows: pl.DataFrame, *, unique: bool) -> tuple[list[str], list[int]]:
-    """The row_id and the sample of each row: together, the name of its draw."""
-    named = "row_id" in rows.columns
-    remedy = "Give every row its own name: df" + (".drop('row_id')" if named else "") + ".pipe(with_row_ids)."
-    if not named or rows.schema["row_id"] not in (pl.String, pl.Null) or rows["row_id"].has_nulls():
-        raise FrameError(f"generate_column() needs a column 'row_id' of texts, without nulls. {remedy}")
-    if "sample" not in rows.columns:
-        rows = rows.with_columns(sample=pl.lit(0))
-    if not rows.schema["sample"].is_integer() or rows["sample"].has_nulls():
-        raise FrameError(
-            "generate_column() reads the column 'sample' as the number of a reply to its row, but it is "
-            f"{rows.schema['sample']}{' with nulls' if rows['sample'].has_nulls() else ''}. Rename that column."
-        )
-    if unique and (double := rows.select("row_id", "sample").is_duplicated()).any():
-        twice = rows.filter(double)["row_id"].unique(maintain_order=True)
-        raise FrameError(
-            f"generate_column() would draw twice for the same row_id and sample: {listed(twice, most=3)}. {remedy}"
-        )
-    return rows["row_id"].to_list(), rows["sample"].to_list()
-
-
-def _chats(rows: pl.DataFrame, column: str) -> list[list[dict[str, str]] | None]:
-    """The messages of each row; None where an earlier step left no prompt."""
-    dtype = rows.schema[column]
-    if dtype not in (pl.String, MESSAGES, pl.Null):
-        raise FrameError(
-            f"generate_column() reads {column!r} as String, or as List(Struct{{role, content}}), but it is {dtype}. "
-            "Make it with render_prompts, or cast it first."
-        )
-    # A row that went wrong before has its reason; a null prompt without one is a mistake in the frame.
-    judged = _without_verdict(rows)
-    strange = judged.filter(pl.col(column).is_null() & (outcome(judged) == "accepted"))
-    if strange.height:
-        raise FrameError(
-            f"generate_column() found {strange.height} null prompts in {column!r} that no earlier step explains "
-            f"(row_id {listed(strange['row_id'], most=3)}). Nothing was asked. Fill them, or leave these rows out: "
-            f"df.filter(pl.col({column!r}).is_not_null())."
-        )
-    values = rows[column].to_list()
-    if dtype == MESSAGES:
-        if broken := [row_id for row_id, chat in zip(rows["row_id"], values, strict=True) if not _is_chat(chat)]:
-            raise FrameError(
-                f"generate_column() found chats in {column!r} without a message, or with a null in one "
-                f"(row_id {listed(broken, most=3)}). Nothing was asked. Fill them, or leave these rows out."
-            )
-        return values
-    return [None if v is None else [{"role": "user", "content": v}] for v in values]
-
-
-def _is_chat(chat: list[dict[str, str | None] | None] | None) -> bool:
-    return chat is None or (bool(chat) and all(said and None not in said.values() for said in chat))
-
-
-def _without_verdict(rows: pl.DataFrame) -> pl.DataFrame:
-    """`valid` says that a row is bad only when it is false; a null, or a column of another type, explains nothing."""
-    if rows.schema.get("valid") != pl.Boolean:
-        return rows.drop("valid", strict=False)
-    return rows.with_columns(pl.col("valid").fill_null(True))
-
-
 def _asked(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.filter(pl.col("key").is_not_null()).unique("key", keep="first", maintain_order=True)
-
-
-def _json(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _finished(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
-from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes
 from jinja2 import TemplateError as JinjaError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agora_frames.errors import TemplateError, did_you_mean, listed
-from agora_frames.frames import MESSAGES, errors
+from agora_frames.frames import ERROR, MESSAGES, errors
 from agora_frames.stage import stage
 from agora_frames.types import Message
 
@@ -22,7 +22,15 @@ __all__ = ["render_prompts", "template_file"]
 
 # A short template can fill the memory, and no prompt is that long.
 _LONGEST = 10_000_000
+# The environment joins what is printed in parts of so many pieces, and looks at the length after the first.
+_PIECES = 1000
 _ROLE_LINE = re.compile(r"^\[\[(system|user|assistant)\]\][ \t]*$", re.MULTILINE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# Types whose values read in Polars as they do in Python.
+_WRITTEN_ALIKE = (
+    *(pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
+)
 
 
 @stage(rowwise=True)
@@ -54,17 +62,22 @@ def render_prompts(
     texts = _messages(template, system)
     fills = [_compiled(m["content"]) for m in texts]
     names = sorted(set().union(*(_variables(m["content"], df.columns) for m in texts)))
+    as_chat = _is_chat(template, system)
+    schema = df.select(names).schema
+    plain = [pieces for m in texts if (pieces := _plain_pieces(m["content"], schema)) is not None]
+    if names and len(plain) == len(texts):
+        return df.with_columns(_inserted(texts, plain, df, into, as_chat=as_chat))
     prompts: list[Any] = []
     failed: list[tuple[str | None, str | None]] = []
     rows = df.select(names).rows() if names else [()] * df.height
     for row in rows:
         values = {n: v if isinstance(v, str) else _seen(n, v) for n, v in zip(names, row, strict=True)}
         filled, error = _filled(fills, values)
-        prompts.append(filled and _prompt(filled, texts, as_chat=_is_chat(template, system)))
+        prompts.append(filled and _prompt(filled, texts, as_chat=as_chat))
         failed.append(error)
-    dtype = MESSAGES if _is_chat(template, system) else pl.String()
     kinds, messages = zip(*failed, strict=True) if failed else ((), ())
-    return df.with_columns(pl.Series(into, prompts, dtype=dtype), errors(kinds, messages, f"{into}_error"))
+    column = pl.Series(into, prompts, dtype=MESSAGES if as_chat else pl.String())
+    return df.with_columns(column, errors(kinds, messages, f"{into}_error"))
 
 
 def template_file(path: str | Path) -> str | list[Message]:
@@ -113,8 +126,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def concat(pieces: Iterable[str]) -> str:
         """Joins what a template prints, as it is printed, so that a loop without end is stopped."""
         printed = iter(pieces)
-        text = "".join(islice(printed, 1000))
-        while some := list(islice(printed, 1000)):
+        text = "".join(islice(printed, _PIECES))
+        while some := list(islice(printed, _PIECES)):
             text += "".join(some)
             if len(text) > _LONGEST:
                 raise JinjaError(f"the prompt would be longer than {_LONGEST:,} characters")
@@ -143,6 +156,10 @@ class _NullUsed(Exception):
     """A null would have become the text "None"."""
 
 
+def _null_printed(name: str) -> str:
+    return f"null would be printed: {name!r}"
+
+
 class _Null:
     """A null as a template sees it: false, equal to none, and never a text, in whatever filter it ends."""
 
@@ -159,7 +176,7 @@ class _Null:
         return hash(None)
 
     def _used(self, *_: object) -> NoReturn:
-        raise _NullUsed(f"null would be printed: {self._name!r}")
+        raise _NullUsed(_null_printed(self._name))
 
     __str__ = __repr__ = __format__ = __len__ = __iter__ = __getitem__ = _used
 
@@ -261,6 +278,47 @@ def _variables(text: str, columns: Sequence[str]) -> set[str]:
             f"The frame has: {listed(columns) or 'no columns'}."
         )
     return variables & set(columns)
+
+
+def _plain_pieces(text: str, schema: Mapping[str, pl.DataType]) -> list[Any] | None:
+    """What a template prints one after the other, if that is nothing but texts and columns that Polars writes alike."""
+    body = _environment().parse(text).body
+    pieces = [piece for node in body for piece in (node.nodes if isinstance(node, nodes.Output) else [node])]
+    return pieces if len(pieces) <= _PIECES and all(_is_plain(piece, schema) for piece in pieces) else None
+
+
+def _is_plain(piece: nodes.Node, schema: Mapping[str, pl.DataType]) -> bool:
+    if isinstance(piece, nodes.TemplateData):
+        return not _SURROGATE.search(piece.data)
+    # Letters that Python reads as others in a name, such as a ligature, are left to Jinja2, whose names are Python's.
+    return isinstance(piece, nodes.Name) and piece.name.isascii() and schema.get(piece.name) in _WRITTEN_ALIKE
+
+
+def _inserted(
+    texts: list[Message], plain: list[list[Any]], df: pl.DataFrame, into: str, *, as_chat: bool
+) -> tuple[pl.Expr, pl.Expr]:
+    """Prompts and errors of templates that only insert columns, made by Polars: many times faster, and the same."""
+    contents = [pl.concat_str([_written(piece, df.schema) for piece in pieces] or [pl.lit("")]) for pieces in plain]
+    names = list(dict.fromkeys(piece.name for pieces in plain for piece in pieces if isinstance(piece, nodes.Name)))
+    prompt = contents[0]
+    if as_chat:
+        turns = [pl.struct(role=pl.lit(m["role"]), content=c) for m, c in zip(texts, contents, strict=True)]
+        whole = pl.all_horizontal(pl.col(names).is_not_null())
+        prompt = pl.when(whole).then(pl.concat_arr(turns).arr.to_list())  # 20 times as fast as concat_list
+    nulls = [name for name in names if df[name].has_nulls()]
+    unsaid = [pl.when(pl.col(name).is_null()).then(pl.lit(_null_printed(name))) for name in nulls]
+    message = pl.coalesce(*unsaid, pl.lit(None, dtype=pl.String))
+    error = pl.when(message.is_not_null()).then(pl.struct(kind=pl.lit("null_value"), message=message)).cast(ERROR)
+    return prompt.alias(into), error.alias(f"{into}_error")
+
+
+def _written(piece: nodes.TemplateData | nodes.Name, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    if isinstance(piece, nodes.TemplateData):
+        return pl.lit(piece.data)
+    column = pl.col(piece.name)
+    if schema[piece.name] == pl.Boolean:
+        return pl.when(column).then(pl.lit("True")).when(~column).then(pl.lit("False"))
+    return column.cast(pl.String)
 
 
 def _filled(

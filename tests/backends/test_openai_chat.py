@@ -9,13 +9,15 @@ import socket
 import time
 from typing import Any
 
+import openai
 import polars as pl
 import pytest
 from servers import ChatServer, Fault, chat_server
 
-from agora_frames.backends.openai_chat import OPENAI_URL, OpenAIChat, _call, openai_chat
-from agora_frames.errors import AuthenticationError, BindError, EndpointError, UnknownModelError
-from agora_frames.stages.generate import build_requests
+from agora_frames.backends.openai_chat import OPENAI_URL, OpenAIChat, openai_chat
+from agora_frames.errors import AuthenticationError, BindError, EndpointError, StorageError, UnknownModelError
+from agora_frames.stages.requests import build_requests
+from agora_frames.types import Reply
 
 PAUSE_S = 0.002
 
@@ -39,6 +41,22 @@ def final(backend: OpenAIChat, *prompts: str) -> dict[str, Any]:
     """The one reply that the last prompt ends in."""
     told = attempts(backend, requests(*prompts)).filter(~pl.col("retried"), pl.col("row_id") == prompts[-1])
     return told.row(0, named=True) if told.height == 1 else pytest.fail(f"{told.height} final replies")
+
+
+class Book:
+    """A desk that lets everything through, and keeps what is recorded."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
+
+    def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool:
+        return True
+
+    def release(self, key: str) -> None:
+        pass
+
+    def record(self, reply: Reply) -> None:
+        self.replies.append(reply)
 
 
 def free_port() -> int:
@@ -83,13 +101,14 @@ def test_messages_and_parameters_are_sent_as_they_are() -> None:
 
 @pytest.mark.parametrize("url", [OPENAI_URL, OPENAI_URL + "/"])
 def test_openai_itself_is_sent_the_new_name_of_max_tokens(url: str) -> None:
-    call = _call(openai_chat("gpt", base_url=url, api_key="k"), [], {"max_tokens": 5, "top_k": 1})
-    assert call["extra_body"] == {"max_completion_tokens": 5, "top_k": 1}
+    body, most = openai_chat("gpt", base_url=url, api_key="k")._body("[]", '{"max_tokens":5,"top_k":1}')
+    assert json.loads(body) == {"model": "gpt", "messages": [], "max_completion_tokens": 5, "top_k": 1}
+    assert most == 5
 
 
 def test_an_endpoint_of_ones_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with chat_server(key="none") as chat:
+    with chat_server(key="") as chat:
         assert final(backend_of(chat, api_key=""), "hi")["text"] == "HI"
 
 
@@ -105,7 +124,16 @@ def test_openais_key_in_the_environment_is_sent_to_nobody_else(monkeypatch: pyte
         {"prices": 3},
         {"prices": (1,)},
         {"prices": ("a", "b")},
+        {"prices": (1, 2, 3, 4)},
+        {"prices": (1, float("nan"))},
+        {"prices": (1, -2)},
         {"concurrency": "many"},
+        {"concurrency": True},
+        {"max_concurrency": 0},
+        {"rpm": 0},
+        {"tpm": "x"},
+        {"pause_s": -1},
+        {"outage_s": float("inf")},
         {"timeout_s": "x"},
         {"api_key": 12345},
     ],
@@ -208,8 +236,8 @@ def test_half_a_surrogate_pair_costs_neither_the_reply_nor_a_second_call() -> No
 
 
 def test_a_rate_limit_is_waited_out_beyond_the_6_tries_of_other_failures() -> None:
-    with chat_server(lambda prompt, attempt: 429 if attempt < 9 else "ok") as chat:
-        told = attempts(backend_of(chat, pause_s=0.0001), requests("hi"))
+    with chat_server(lambda prompt, attempt: 429 if attempt < 9 else "ok", retry_after="0.01") as chat:
+        told = attempts(backend_of(chat), requests("hi"))
     assert told["text"].to_list() == [None] * 9 + ["HI"]
     assert set(told["error"].drop_nulls().struct.field("kind")) == {"rate_limited"}
 
@@ -303,13 +331,42 @@ def test_replies_arrive_while_others_are_still_being_asked() -> None:
     assert frames == [["EARLY"], ["LATE"]]
 
 
-def test_nothing_new_is_asked_before_the_reply_in_its_place_was_passed_on() -> None:
+def test_nothing_new_is_asked_before_the_reply_in_its_place_is_recorded() -> None:
+    asked: list[int] = []
+
+    class Slow(Book):
+        def record(self, reply: Reply) -> None:
+            super().record(reply)
+            time.sleep(0.02)  # room for workers that do not wait
+            asked.append(chat.asked.total() - len(self.replies))
+
     with chat_server() as chat:
-        stream = backend_of(chat, concurrency=2)(requests(*(f"p{n}" for n in range(9))))
-        told = next(stream).height
-        time.sleep(0.2)  # room for workers that do not wait
-        assert chat.asked.total() == 2
-        assert told + sum(frame.height for frame in stream) == 9
+        told = list(backend_of(chat, concurrency=2).answer(requests(*(f"p{n}" for n in range(9))), desk=Slow()))
+    assert sum(frame.height for frame in told) == 9
+    assert max(asked) < 2
+
+
+def test_no_more_connections_are_opened_than_requests_may_be_in_flight() -> None:
+    with chat_server(latency_s=0.01) as chat:
+        attempts(backend_of(chat, concurrency=5), requests(*(f"p{n}" for n in range(60))))
+    assert len(chat.server.connections) <= 5
+
+
+def test_without_a_number_it_finds_out_how_many_the_endpoint_takes() -> None:
+    with chat_server(latency_s=0.02, admits=6) as chat:
+        backend = backend_of(chat)
+        told = attempts(backend, requests(*(f"p{n}" for n in range(150))))
+    assert told.filter(~pl.col("retried"))["text"].null_count() == 0
+    assert chat.asked.total() - 150 < 60, "most were refused"
+    assert 3 <= backend.status().limit <= 12
+
+
+def test_rows_are_taken_as_they_are_needed() -> None:
+    with chat_server(latency_s=0.02) as chat:
+        stream = backend_of(chat, concurrency=2)(requests(*(f"p{n}" for n in range(500))))
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        assert chat.asked.total() < 50
 
 
 def test_it_works_inside_a_running_event_loop_as_in_a_notebook() -> None:
@@ -320,27 +377,139 @@ def test_it_works_inside_a_running_event_loop_as_in_a_notebook() -> None:
         assert asyncio.run(cell(chat))["text"] == "HI"
 
 
-def test_after_an_interruption_what_is_in_flight_is_told_and_nothing_new_is_asked() -> None:
+def test_after_an_interruption_what_is_in_flight_is_recorded_and_nothing_new_is_asked() -> None:
+    book = Book()
     with chat_server(latency_s=0.05) as chat:
-        stream = backend_of(chat, concurrency=3)(requests(*(f"p{n}" for n in range(30))))
-        told = next(stream).height
+        stream = backend_of(chat, concurrency=3).answer(requests(*(f"p{n}" for n in range(60))), desk=book)
+        next(stream)
         with pytest.raises(KeyboardInterrupt):
-            told += stream.throw(KeyboardInterrupt()).height  # type: ignore[attr-defined]
-            for frame in stream:
-                told += frame.height
-        assert told == chat.asked.total() < 10
+            stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+        assert len(book.replies) == chat.asked.total() < 15
 
 
 def test_after_an_interruption_nothing_that_waits_is_asked_again() -> None:
     with chat_server(lambda prompt, attempt: 429 if prompt == "limited" else "ok") as chat:
-        stream = backend_of(chat, pause_s=0.3)(requests("limited", "fine"))
+        stream = backend_of(chat, pause_s=0.5)(requests("limited", "fine"))
         for frame in stream:
             if "FINE" in frame["text"].to_list():
                 break
         with pytest.raises(KeyboardInterrupt):
             stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
-            list(stream)  # the failed attempt, if it had not been told before
         assert chat.asked["limited"] == 1
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_run() -> None:
+    class Full(Book):
+        def record(self, reply: Reply) -> None:
+            raise StorageError("the disk is full")
+
+    with chat_server() as chat, pytest.raises(StorageError, match="disk is full"):
+        list(backend_of(chat, concurrency=2).answer(requests(*(f"p{n}" for n in range(50))), desk=Full()))
+    assert chat.asked.total() <= 2
+
+
+# Outages
+
+
+def test_a_server_that_is_restarted_in_the_midst_of_a_run_costs_no_row() -> None:
+    with chat_server(latency_s=0.02) as first:
+        port = first.server.server_address[1]
+        stream = backend_of(first, concurrency=4, pause_s=0.05)(requests(*(f"p{n}" for n in range(200))))
+        texts = next(stream)["text"].to_list()
+        first.close()
+        time.sleep(0.3)
+        with chat_server(port=port):
+            frames = [frame.filter(~pl.col("retried")) for frame in stream]
+            texts += [text for frame in frames for text in frame["text"]]
+    assert sorted(filter(None, texts)) == sorted(f"P{n}" for n in range(200))
+
+
+def test_an_endpoint_that_does_not_come_back_stops_the_run() -> None:
+    with chat_server(latency_s=0.02) as chat:
+        stream = backend_of(chat, concurrency=4, outage_s=0.2)(requests(*(f"p{n}" for n in range(200))))
+        next(stream)
+        chat.close()
+        with pytest.raises(EndpointError, match=r"nobody answers at .* run again when it is"):
+            list(stream)
+
+
+def test_an_endpoint_that_answers_nothing_but_errors_stops_the_run_before_every_row_is_burnt() -> None:
+    with chat_server(lambda prompt, attempt: 500) as chat:
+        with pytest.raises(EndpointError, match=r"nothing but failures come from .*status 500"):
+            list(backend_of(chat, pause_s=0.0001)(requests(*(f"p{n}" for n in range(500)))))
+        assert len(chat.asked) < 400
+
+
+# A client of the user's own
+
+
+def own_client(chat: ChatServer, **options: Any) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=chat.url, **{"api_key": "secret", **options})
+
+
+def test_an_openai_client_of_ones_own_is_used_as_it_is() -> None:
+    with chat_server(lambda prompt, attempt: [429, "reset", "not json", 500, "ok"][min(attempt, 4)]) as chat:
+        backend = openai_chat("tiny", client=own_client(chat), pause_s=PAUSE_S, prices=(1, 2))
+        told = attempts(backend, requests("hi", temperature=0.5, top_k=3))
+    kinds = told["error"].struct.field("kind").to_list()
+    assert kinds == ["rate_limited", "connection", "bad_reply", "server_error", None]
+    assert told["text"].to_list()[-1] == "HI"
+    assert told["cost_usd"].to_list()[-1] == pytest.approx(20 / 1e6)
+    assert (chat.bodies[-1]["temperature"], chat.bodies[-1]["top_k"]) == (0.5, 3)
+    assert backend.endpoint == chat.url
+
+
+def test_a_client_of_ones_own_may_be_asked_again_and_again() -> None:
+    with chat_server() as chat:
+        backend = openai_chat("tiny", client=own_client(chat))
+        assert [final(backend, f"p{n}")["text"] for n in range(3)] == ["P0", "P1", "P2"]
+
+
+def test_a_client_of_ones_own_with_a_wrong_key_stops_the_run() -> None:
+    with chat_server() as chat, pytest.raises(AuthenticationError, match="refused the API key"):
+        list(openai_chat("tiny", client=own_client(chat, api_key="wrong"))(requests("hi")))
+
+
+def test_a_client_of_ones_own_brings_its_own_time_out() -> None:
+    with chat_server(lambda prompt, attempt: "slow", slow_s=0.5) as chat:
+        backend = openai_chat("tiny", client=own_client(chat, timeout=0.05), pause_s=PAUSE_S)
+        assert final(backend, "hi")["error"]["kind"] == "timeout"
+
+
+def test_a_client_of_ones_own_needs_no_other_address_or_key() -> None:
+    client = openai.AsyncOpenAI(api_key="k", base_url="http://h/v1")
+    with pytest.raises(BindError, match="leave out base_url and api_key"):
+        openai_chat("m", client=client, api_key="k")
+
+
+# What else a reply brings
+
+
+def test_tool_calls_are_data_and_need_no_text() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    body = {"choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+    with chat_server(lambda prompt, attempt: body) as chat:
+        reply = final(backend_of(chat), "hi")
+    assert reply["tool_calls"] == [{"id": "c1", "name": "add", "arguments": '{"a": 1}'}]
+    assert (reply["text"], reply["error"]) == (None, None)
+
+
+def test_log_probabilities_are_data() -> None:
+    token = {"token": "H", "logprob": -0.5, "bytes": [72], "top_logprobs": [{"token": "h", "logprob": -1.5}]}
+    body = {"choices": [{"message": {"content": "H"}, "finish_reason": "stop", "logprobs": {"content": [token]}}]}
+    with chat_server(lambda prompt, attempt: body) as chat:
+        reply = final(backend_of(chat), "hi")
+    assert reply["logprobs"] == [{"token": "H", "logprob": -0.5, "top": [{"token": "h", "logprob": -1.5}]}]
+
+
+def test_cached_tokens_are_counted_and_cost_what_they_cost() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 8}}
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage, "model": "tiny-1.2"}
+    with chat_server(lambda prompt, attempt: body) as chat:
+        reply = final(backend_of(chat, prices=(1.0, 2.0, 0.5)), "hi")
+    assert (reply["cached_tokens"], reply["served_model"]) == (8, "tiny-1.2")
+    assert reply["cost_usd"] == pytest.approx((2 * 1.0 + 8 * 0.5 + 5 * 2.0) / 1e6)
+    assert "given" in reply["priced_by"]
 
 
 # Secrets and addresses

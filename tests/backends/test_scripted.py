@@ -45,7 +45,7 @@ def test_an_object_that_can_be_called_is_a_script() -> None:
 
 
 def test_a_type_written_in_c_is_a_script() -> None:
-    assert replies(str, "a")["text"].to_list() == ["[{'role': 'user', 'content': 'a'}]"]
+    assert replies(str, "a")["text"].to_list() == ["[{'content': 'a', 'role': 'user'}]"]
 
 
 def test_a_partial_function_is_a_script() -> None:
@@ -80,7 +80,7 @@ def test_every_field_of_a_reply_can_be_said() -> None:
     }
     df = replies({"a": said}, "a")
     assert df.schema == REPLIES
-    assert df.drop("key").row(0, named=True) == said
+    assert df.drop("key").row(0, named=True) == {**dict.fromkeys(df.columns[1:]), **said}
 
 
 def test_a_field_that_no_reply_has_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.errors import BindError, FrameError
 from agora_frames.frames import CALL, ERROR, MESSAGES, REPLIES, REQUESTS
-from agora_frames.ledger import Ledger, remembered
-from agora_frames.stages.generate import build_requests, generate_column
+from agora_frames.ledger import Ledger
+from agora_frames.remembered import remembered
+from agora_frames.stages.generate import generate_column
 from agora_frames.stages.prompt import render_prompts
+from agora_frames.stages.requests import build_requests
 from agora_frames.stages.rows import with_row_ids
 
 UPPER = scripted(lambda messages: messages[-1]["content"].upper())
@@ -95,7 +98,8 @@ def test_a_call_is_kept_with_all_that_is_known_of_it() -> None:
     call = done["completion_call"][0]
     assert len(call.pop("key")) == 32
     del reply["text"]
-    assert call == {"endpoint": "scripted", "model": "m", "sampling": '{"temperature":0.0}', **reply}
+    known = {"endpoint": "scripted", "model": "m", "sampling": '{"temperature":0.0}', **reply}
+    assert call == {**dict.fromkeys(call), **known}
 
 
 def test_an_empty_frame_gives_an_empty_frame_of_the_same_schema() -> None:
@@ -110,7 +114,7 @@ def test_a_chat_is_sent_as_it_is() -> None:
     df = pl.DataFrame({"row_id": ["r"], "prompt": [chat]}, schema={"row_id": pl.String, "prompt": MESSAGES})
     backend = Recorder()
     generate_column(df, backend=backend)
-    assert backend.asked["messages"].to_list() == [chat]
+    assert [json.loads(messages) for messages in backend.asked["messages"]] == [chat]
 
 
 def test_a_text_and_the_same_text_as_a_chat_have_the_same_key() -> None:
@@ -191,10 +195,10 @@ def test_an_unknown_token_count_or_cost_is_null_and_not_zero() -> None:
 def test_replies_in_any_order_find_their_rows() -> None:
     def backwards(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
         for row in requests.reverse().iter_slices(2):
-            yield frame_of([said(r["key"], r["messages"][0]["content"] * 2) for r in row.iter_rows(named=True)])
+            yield frame_of([said(r["key"], r["row_id"] * 2) for r in row.iter_rows(named=True)])
 
     done = generate_column(prompts("a", "b", "c"), backend=Stub(backwards))
-    assert done["completion"].to_list() == ["aa", "bb", "cc"]
+    assert done["completion"].to_list() == ["r0r0", "r1r1", "r2r2"]
 
 
 def test_of_two_replies_to_one_request_the_first_counts() -> None:
@@ -290,7 +294,10 @@ def test_the_sampling_in_the_call_is_the_one_that_was_sent() -> None:
         ({"extra": {"n": 2}}, "'n': the stage sets"),
         ({"extra": {"temperature": 0.5}}, "'temperature': give it by its own name"),
         ({"extra": {"max_tokens": 5}}, "'max_tokens': give it by its own name"),
-        ({"extra": {"tools": {1, 2}}}, "cannot send .* as JSON"),
+        ({"extra": {"top_k": {1, 2}}}, "cannot send .* as JSON"),
+        ({"extra": {"tools": []}}, "'tools': give it by its own name"),
+        ({"logprobs": 21}, "from 0 to 20"),
+        ({"logprobs": True}, "from 0 to 20"),
         ({"response_format": {"schema": object()}}, "cannot send .* as JSON"),
         ({"stop": "\ud800"}, "cannot send .* as JSON"),
     ],

@@ -328,9 +328,54 @@ PARSES = [
 @pytest.mark.parametrize(("parser", "into"), PARSES, ids=str)
 @settings(max_examples=25, deadline=None)
 @given(texts=TEXTS)
-def test_expressions_and_calls_give_the_same_frame(parser, into, texts):
+def test_columns_and_calls_give_the_same_frame(parser, into, texts):
     calls_only = functools.partial(parser)
     assert_frame_equal(parse(texts, parser, into), parse(texts, calls_only, into))
+
+
+JSON_VALUES = st.recursive(
+    st.sampled_from(
+        ["x", "", " a ", 'q"k"', "{", "}", "é日", "\\under", "\u2028", "42", "true", '"a": "x"', "\ud83d", "\x01"]
+    )
+    | st.sampled_from([0, 1, -129, 300, -0.0, 0.1, 1.0, 1e16, 1e300, 10**15, 10**18, 2**63, 2**63 - 1, float("nan")])
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.none(),
+    lambda values: st.lists(values, max_size=2) | st.dictionaries(st.sampled_from("abc"), values, max_size=3),
+    max_leaves=3,
+)
+BROKEN = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 1), st.sampled_from([*'{}[]":,\\ \n01e-`', "\\u", '"a"']))
+)
+
+
+@st.composite
+def json_replies(draw):
+    """An object as models write one: perhaps escaped, wrapped, fenced, or broken at a few places."""
+    value = draw(st.fixed_dictionaries({"a": JSON_VALUES, "b": JSON_VALUES}) | JSON_VALUES)
+    separators = draw(st.sampled_from([(", ", ": "), (",", ":"), (" , ", " : ")]))
+    text = json.dumps(value, ensure_ascii=draw(st.booleans()), separators=separators)
+    for at, gone, new in draw(st.just([]) | BROKEN):
+        text = text[:at] + new + text[at + gone :]
+    text = draw(st.sampled_from(["{}", "{}", "```json\n{}\n```", "Sure: {} ok?"])).replace("{}", text)
+    return text.encode("utf-8", "replace").decode()
+
+
+@pytest.mark.parametrize("dtypes", [(pl.String, pl.String), (pl.Int64, pl.Float64), (pl.String, pl.UInt8)], ids=str)
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.none() | json_replies(), max_size=6))
+def test_json_in_columns_and_by_calls_gives_the_same_frame(dtypes, texts):
+    parser, into = json_object("a", "b"), dict(zip("xy", dtypes, strict=True))
+    assert_frame_equal(parse(texts, parser, into), parse(texts, functools.partial(parser), into), check_exact=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_a_number_in_json_is_read_to_its_last_digit(values):
+    texts = [json.dumps({"n": value}) for value in values]
+    done = parse(texts, json_object("n"), into={"n": pl.Float64})
+    assert [float.hex(value) for value in done["n"]] == [float.hex(value) for value in values]
 
 
 @pytest.mark.parametrize(("parser", "into"), PARSES, ids=str)

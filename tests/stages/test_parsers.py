@@ -390,7 +390,8 @@ PIECES = [
     "　",
 ]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text()
-WITH_EXPRESSIONS = [
+TEXT = pl.String()
+WITH_COLUMNS = [
     split_on("INPUT:", "OUTPUT:"),
     split_on("INPUT:", "OUTPUT:", end="[END]"),
     split_on("INPUT:", "OUTPUT:", start_given=True),
@@ -398,37 +399,104 @@ WITH_EXPRESSIONS = [
     split_on("PUT:", "OUTPUT:"),
     split_on("a", "aa", "*"),
     split_on("## a", "**a**"),
+    split_on("a", "## a"),
+    split_on("a", "é", "aa"),
     tagged("RESULT"),
     between("a", "aa"),
     between("aa", "é"),
 ]
 
 
-@pytest.mark.parametrize("parser", WITH_EXPRESSIONS, ids=repr)
+def in_columns(parser, texts, dtypes):
+    """What the parser finds in all texts at once, text by text."""
+    found = parser.columns(pl.Series(texts, dtype=pl.String), dtypes)
+    assert [len(column) for column in found] == [len(texts)] * len(dtypes)
+    return list(zip(*found, strict=True))
+
+
+def number_of_values(parser):
+    return len(getattr(parser, "markers", "1"))
+
+
+@pytest.mark.parametrize("parser", WITH_COLUMNS, ids=repr)
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=20))
-def test_expressions_give_what_a_call_gives_or_null(parser, texts):
-    frame = pl.DataFrame({"text": texts})
-    found = frame.select(e.alias(str(i)) for i, e in enumerate(parser.expressions(pl.col("text"))))
-    for text, values in zip(texts, found.rows(), strict=True):
+def test_columns_give_what_a_call_gives_or_null(parser, texts):
+    for text, values in zip(texts, in_columns(parser, texts, [TEXT] * number_of_values(parser)), strict=True):
         if None not in values:
             assert parser(text) == (values if len(values) > 1 else values[0])
 
 
+@pytest.mark.parametrize("parser", [*WITH_COLUMNS, json_object("a")], ids=repr)
+def test_columns_of_no_texts_and_of_null_texts(parser):
+    dtypes = [TEXT] * number_of_values(parser)
+    assert in_columns(parser, [], dtypes) == []
+    assert in_columns(parser, [None, ""], dtypes) == [(None,) * len(dtypes)] * 2
+
+
 @settings(max_examples=50, deadline=None)
 @given(text=TEXTS)
-def test_the_expression_of_tagged_settles_every_text(text):
+def test_the_columns_of_tagged_settle_every_text(text):
     parser = tagged("RESULT")
-    (found,) = pl.DataFrame({"text": [text]}).select(*parser.expressions(pl.col("text"))).row(0)
+    ((found,),) = in_columns(parser, [text], [TEXT])
     if found is None:
         unparsed(parser, text)
 
 
-@pytest.mark.parametrize("parser", [*WITH_EXPRESSIONS[:4], tagged("RESULT")], ids=repr)
-def test_the_expressions_settle_a_plain_text(parser):
+@pytest.mark.parametrize("parser", [*WITH_COLUMNS[:4], tagged("RESULT")], ids=repr)
+def test_the_columns_settle_a_plain_text(parser):
     text = "INPUT: q é\nOUTPUT: b\n[RESULT] 1 [/RESULT] [END] and on"
     if getattr(parser, "start_given", False):
         text = text.removeprefix("INPUT:") if parser.markers[0] == "INPUT:" else "b"
-    frame = pl.DataFrame({"text": [text]})
-    found = frame.select(e.alias(str(i)) for i, e in enumerate(parser.expressions(pl.col("text"))))
-    assert None not in found.row(0)
+    ((*values,),) = in_columns(parser, [text], [TEXT] * number_of_values(parser))
+    assert None not in values
+
+
+# --- json_object in columns
+
+
+@pytest.mark.parametrize("text", ['{"a": "x", "b": 7}', ' {"b":7 , "a":" x"}\n', '```json\n{"a": "x",\n"b": 7\n}\n```'])
+def test_one_plain_object_is_settled_in_columns(text):
+    assert in_columns(json_object("a", "b"), [text], [TEXT, pl.Int8()]) == [("x", 7)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "x", "a": "y"}',  # of which Python takes the last
+        '{"a": "\\ud83d"}',
+        '{"\\u0061": "x", "b": {"a": "y"}}',
+        '{"a": 5}',
+        '{"a": true}',
+        '{"a": ["x"]}',
+        '{"a": null}',
+        '{"b": {"a": "x"}}',
+        '{"b": "x"}',
+        '{"a": "x"',
+        '{"a": "x"} {"b": 1}',
+        '{"a": "x", "b": ' + "[" * 5_000 + "]" * 5_000 + "}",  # in which Polars would die
+    ],
+)
+def test_what_polars_might_read_otherwise_is_left_to_the_call(text):
+    assert in_columns(json_object("a"), [text], [TEXT]) == [(None,)]
+
+
+@pytest.mark.parametrize("number", ["-0", "1.0", "1e3", "9" * 19, '"5"', "true", "01"])
+def test_a_number_that_python_might_take_for_another_type_is_left_to_the_call(number):
+    assert in_columns(json_object("n"), [f'{{"n": {number}}}'], [pl.Int64()]) == [(None,)]
+
+
+@pytest.mark.parametrize("parser", [json_object('a"b'), json_object("é"), json_object("a/b")], ids=repr)
+def test_keys_that_json_can_write_in_several_ways_are_left_to_the_call(parser):
+    assert parser.columns(pl.Series(["{}"]), [TEXT]) is None
+
+
+@pytest.mark.parametrize("dtype", [pl.Boolean(), pl.Float32(), pl.Decimal(10, 2), pl.List(pl.String)])
+def test_types_that_polars_would_bend_a_value_into_are_left_to_the_call(dtype):
+    assert json_object("a").columns(pl.Series(['{"a": 1}']), [dtype]) is None
+
+
+def test_a_broken_object_is_the_only_one_that_is_left():
+    texts = [f'{{"n": {i}}}' for i in range(100)]
+    texts[40] = '{"n": 40, oh}'
+    assert in_columns(json_object("n"), texts, [pl.Int64()]) == [(None if i == 40 else i,) for i in range(100)]

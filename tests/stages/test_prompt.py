@@ -506,3 +506,78 @@ def test_a_row_is_rendered_alike_alone_in_any_part_and_in_any_order(rows: list[A
 def test_columns_that_a_template_does_not_name_are_kept_as_they_are() -> None:
     df = pl.DataFrame({"x": ["a"], "names": ["b"], "prompts": [1], "{{ x }}": [None], "values": [[1.5]]})
     assert_frame_equal(render_prompts(df, template="{{ x }}").select(df.columns), df)
+
+
+# The quick way: templates that only insert columns are filled by Polars
+
+SLOWLY = "{% if false %}{% endif %}"  # prints nothing, and leaves the template to Jinja2
+PLAIN_DTYPES = [pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64]
+PLAIN_DTYPES += [pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64]
+OTHER_DTYPES = [pl.Float64, pl.Date, pl.List(pl.Int64), pl.Null, pl.Int128, pl.Enum(["a", "b"]), pl.Binary]
+NAMES = ["a", "b_1", "range", "self", "loop", "größe", "\ufb01", "fi", "True", "__row", "none"]
+PLAIN_PARTS = [
+    *("{{ a }}", "{{b_1}}", "{{- range -}}", "{{ __row }}", "{{ a }}{{ a }}", "{{ a }}\n", "{{+ b_1 }}", "{{ loop }}"),
+    *("text", "\n", "\n\n", "\r\n", "\r", " ", "{", "}}", "$", "%", "{# gone #}\n", "{% raw %}{{ a }}{% endraw %}\n"),
+    *("日本 \u2028\x0b\ufeff", "\x00", "  {% raw %} {% endraw %}", "#", "\\n", "{{ a -}}  \n"),
+]
+OTHER_PARTS = [
+    *("{{ größe }}", "{{ \ufb01 }}", "{{ fi }}", "{{ self }}", "{{ none }}", "{{ True }}", "{{ a | upper }}"),
+    *("{{ a, b_1 }}", "{{ 'x' }}", "\ud83d"),
+]
+TEMPLATE_PARTS = PLAIN_PARTS * 3 + OTHER_PARTS
+
+
+@st.composite
+def frames_and_templates(draw: Any) -> tuple[pl.DataFrame, list[str]]:
+    height = draw(st.integers(0, 4))
+    columns = []
+    for name in NAMES:
+        dtype = draw(st.sampled_from(PLAIN_DTYPES * 2 + OTHER_DTYPES))
+        values = {pl.String: st.text(max_size=4), pl.Boolean: st.booleans(), pl.Float64: st.floats(allow_nan=False)}
+        some = values.get(dtype, st.sampled_from([-1, 0, 127]) if dtype.is_signed_integer() else st.integers(0, 127))
+        some = some if dtype in values or dtype.is_integer() else st.none()
+        cells = draw(st.lists(st.one_of(some, some, some, st.none()), min_size=height, max_size=height))
+        columns.append(pl.Series(name, cells, dtype=dtype))
+    parts = st.lists(st.sampled_from(TEMPLATE_PARTS), max_size=7).map("".join)
+    return pl.DataFrame(columns), draw(st.lists(parts, min_size=1, max_size=2))
+
+
+@given(drawn=frames_and_templates())
+@settings(max_examples=80, deadline=None)
+def test_polars_fills_a_template_exactly_as_jinja2_does(drawn: tuple[pl.DataFrame, list[str]]) -> None:
+    df, templates = drawn
+    quick = [Message(role="user", content=text) for text in templates]
+    # One message that Polars cannot fill leaves them all to Jinja2.
+    slow = [*quick, Message(role="user", content=SLOWLY)]
+    try:
+        expected = render_prompts(df, template=slow)
+    except TemplateError as exc:
+        with pytest.raises(TemplateError, match=f"^{re.escape(str(exc))}$"):
+            render_prompts(df, template=quick)
+        return
+    expected = expected.with_columns(pl.col("prompt").list.head(len(quick)))
+    assert_frame_equal(render_prompts(df, template=quick), expected)
+    if len(quick) == 1:
+        text = pl.col("prompt").list.first().struct.field("content")
+        assert_frame_equal(render_prompts(df, template=templates[0]), expected.with_columns(prompt=text))
+
+
+@given(value=st.integers(-(2**63), 2**63 - 1), big=st.integers(0, 2**64 - 1))
+def test_integers_are_written_as_python_writes_them(value: int, big: int) -> None:
+    df = pl.DataFrame({"x": [value], "y": [big]}, schema={"x": pl.Int64, "y": pl.UInt64})
+    assert render_prompts(df, template="{{ x }} {{ y }}")["prompt"].to_list() == [f"{value} {big}"]
+
+
+def test_the_first_null_that_would_be_printed_is_the_one_that_is_named() -> None:
+    df = pl.DataFrame({"a": [None, "a", None], "b": [None, None, "b"]}, schema={"a": pl.String, "b": pl.String})
+    done = render_prompts(df, template="{{ a }}", system="{{ b }}")
+    assert [error["message"][-3:] for error in done["prompt_error"]] == ["'b'", "'b'", "'a'"]
+
+
+def test_the_line_break_at_the_end_of_a_template_is_left_out_on_both_ways() -> None:
+    assert rendered("{{ x }}\n", x="a") == rendered(SLOWLY + "{{ x }}\n", x="a") == "a"
+
+
+def test_a_template_of_very_many_pieces_has_its_length_limited_as_ever() -> None:
+    kind, message = failure("{{ x }}" * 1001, x="a" * 10_000)
+    assert (kind, "longer than" in message) == ("template_error", True)

@@ -1,11 +1,11 @@
-"""The ledger: what was paid for is on disk before anybody sees it, and comes back whatever happened in between."""
+"""A remembered backend: what was paid for is recorded before anybody sees it, and is never asked again."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,84 +13,28 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import Asked, Stub, child, keys, line, prompts, run, segment, segments
 from polars.testing import assert_frame_equal
 from servers import Fault, chat_server
 
 from agora_frames.backends.chat import failed, frame_of
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
-from agora_frames.errors import AgoraError, AuthenticationError, OfflineError, StorageError
-from agora_frames.frames import REPLIES, REQUESTS, SETTLED
-from agora_frames.ledger import LEDGER, Ledger, remembered
-from agora_frames.stages.generate import build_requests, generate_column
-
-
-def prompts(n: int) -> pl.DataFrame:
-    return pl.DataFrame({"row_id": [f"r{i}" for i in range(n)], "prompt": [f"p{i}" for i in range(n)]})
-
-
-class Asked:
-    """A script that answers in capitals, or as told, and counts what it was asked."""
-
-    def __init__(self, **said: Any) -> None:
-        self.said = said
-        self.prompts: list[str] = []
-
-    def __call__(self, messages: list[dict[str, str]]) -> Any:
-        prompt = messages[-1]["content"]
-        self.prompts.append(prompt)
-        return self.said.get(prompt, prompt.upper())
-
-
-@dataclass(frozen=True)
-class Stub:
-    stream: Callable[[pl.DataFrame], Iterator[pl.DataFrame]]
-    endpoint: str = "scripted"
-    model: str = "scripted"
-
-    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
-        return self.stream(requests)
-
-
-def run(ledger: Ledger, script: Any, df: pl.DataFrame, **options: Any) -> pl.DataFrame:
-    return generate_column(df, backend=remembered(scripted(script), ledger=ledger), **options)
-
-
-def line(**fields: Any) -> bytes:
-    """A line of a segment, as `append` writes it."""
-    row = dict.fromkeys(LEDGER) | {"retried": False, "text": "t", "at": 1.0, **fields}
-    return orjson.dumps(row) + b"\n"
-
-
-def segment(folder: Path, content: bytes, name: str = "20260101T000000-1-a.jsonl") -> Ledger:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(content)
-    return Ledger(folder)
-
-
-def keys(ledger: Ledger) -> list[str | None]:
-    return ledger.frame()["key"].to_list()
-
-
-def child(code: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process of its own, which must end well."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=25)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-# Recording
+from agora_frames.errors import AuthenticationError, OfflineError, StorageError
+from agora_frames.frames import REQUESTS, SETTLED
+from agora_frames.ledger import LEDGER, Ledger
+from agora_frames.remembered import remembered
+from agora_frames.stages.generate import generate_column
+from agora_frames.stages.requests import build_requests
 
 
 def test_a_reply_is_recorded_before_it_is_passed_on(tmp_path: Path) -> None:
@@ -163,9 +107,6 @@ def test_folders_above_are_made(tmp_path: Path) -> None:
     assert ledger.frame().height == 1
 
 
-# Answering
-
-
 def test_what_is_known_is_not_asked_again_and_the_frame_is_the_same(tmp_path: Path) -> None:
     script = Asked(p1=failing("refused", "no"), p2={"text": "x", "reasoning": "y", "cost_usd": 0.1 + 0.2})
     first = run(Ledger(tmp_path), script, prompts(4), temperature=1, samples=2)
@@ -201,19 +142,6 @@ def test_a_failure_is_recorded_and_asked_again(tmp_path: Path, kind: str) -> Non
     assert errors == [{"kind": kind, "message": "as the script says"}, None]
 
 
-def test_a_good_attempt_that_was_tried_again_is_no_answer(tmp_path: Path) -> None:
-    ledger = segment(tmp_path, line(key="k", text="half", retried=True) + line(key="k", text="whole"))
-    assert ledger.answers(pl.Series(["k"]))["text"].to_list() == ["whole"]
-
-
-def test_of_two_answers_the_first_is_kept_so_that_a_run_never_changes(tmp_path: Path) -> None:
-    segment(tmp_path, line(key="k", text="later"), "20260102T000000-1-a.jsonl")
-    ledger = segment(tmp_path, line(key="k", text="first") + line(key="k", text="second"))
-    answers = ledger.answers(pl.Series(["k", "unknown"]))
-    assert answers.schema == REPLIES
-    assert answers["text"].to_list() == ["first"]
-
-
 def test_another_model_is_asked_for_itself(tmp_path: Path) -> None:
     ledger, script = Ledger(tmp_path), Asked()
     for model in ("one", "two"):
@@ -234,10 +162,9 @@ def test_a_ledger_of_20_000_replies_answers_a_run(tmp_path: Path) -> None:
     first = generate_column(df, backend=remembered(Stub(at_once), ledger=ledger))
     again = generate_column(df.reverse(), backend=remembered(Stub(refuses), ledger=Ledger(tmp_path)))
     assert first["completion"].to_list() == [f"r{n}!" for n in range(20_000)]
-    assert_frame_equal(again.reverse(), first)
+    told = ["row_id", "completion", "completion_error"]  # reversed, Polars forgets the type of a list of nulls
+    assert_frame_equal(again.select(told).reverse(), first.select(told))
 
-
-# What comes back is what was written
 
 FLOATS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
@@ -281,92 +208,11 @@ def test_odd_characters_in_a_reply_break_no_line(tmp_path: Path, said: str, kept
     assert_frame_equal(run(Ledger(tmp_path), Asked(p0="asked again", p1="asked again"), prompts(2)), first)
 
 
-# Damage
-
-
-def test_wherever_a_segment_is_torn_all_whole_lines_are_read_and_nothing_is_said(tmp_path: Path) -> None:
-    lines = [line(key=f"k{n}", text="ä\n" * n) for n in range(3)]
-    content = b"".join(lines)
-    ends = list(itertools.accumulate(map(len, lines)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for cut in range(0, len(content) + 1, 7):
-            whole = sum(end <= cut for end in ends)
-            assert keys(segment(tmp_path, content[:cut])) == [f"k{n}" for n in range(whole)]
-
-
-def test_a_torn_segment_leaves_the_other_ones_whole(tmp_path: Path) -> None:
-    segment(tmp_path, line(key="a") + line(key="lost")[:-9])
-    ledger = segment(tmp_path, line(key="b"), "20260102T000000-2-b.jsonl")
-    assert keys(ledger) == ["a", "b"]
-
-
 def test_a_run_after_a_torn_one_begins_a_segment_of_its_own(tmp_path: Path) -> None:
     ledger = segment(tmp_path, line(key="a") + b'{"key": "torn')
     run(ledger, Asked(), prompts(1))
-    assert len(ledger.segments()) == 2
+    assert len(segments(ledger)) == 2
     assert ledger.frame()["text"].to_list() == ["t", "P0"]
-
-
-BROKEN = {
-    "torn": line(key="lost")[:30] + b"\n",
-    "two in one": line(key="lost")[:30] + line(key="lost"),
-    "binary": b"\x00\xff\xfe\x80\n",
-    "zeros": b"\x00" * 512 + b"\n",
-    "not utf-8": b'{"key": "lost", "text": "\xff"}\n',
-    "no object": b"[1, 2]\n",
-    "null": b"null\n",
-    "html": b"<html>502 Bad Gateway</html>\n",
-    "conflict": b"<<<<<<< HEAD\n",
-    "an error that is a text": line(key="lost", error="boom"),
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_broken_line_is_left_out_with_a_warning_that_names_the_file(tmp_path: Path, broken: bytes) -> None:
-    before, after = (b"".join(line(key=f"{side}{n}") for n in range(5)) for side in "ab")
-    ledger = segment(tmp_path, before + broken + after)
-    with pytest.warns(UserWarning, match=r"20260101T000000-1-a\.jsonl' has 1 broken lines, which were skipped"):
-        found = keys(ledger)
-    assert found == [f"{side}{n}" for side in "ab" for n in range(5)]
-
-
-def test_all_broken_lines_are_counted(tmp_path: Path) -> None:
-    content = b"".join(b"broken\n" + line(key=str(n)) for n in range(40))
-    with pytest.warns(UserWarning, match="has 40 broken lines"):
-        assert keys(segment(tmp_path, content)) == [str(n) for n in range(40)]
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"\x00\xff", b"\x89PNG\r\n\x1a\n\x00\x00", b"garbage without an end"])
-def test_a_file_that_holds_no_line_hurts_no_other(tmp_path: Path, content: bytes) -> None:
-    segment(tmp_path, content)
-    ledger = segment(tmp_path, line(key="a"), "20260102T000000-2-b.jsonl")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert keys(ledger) == ["a"]
-
-
-def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
-    ledger = segment(tmp_path, line(key="a"))
-    (tmp_path / "notes.txt").write_text("mine")
-    assert keys(ledger) == ["a"]
-
-
-def test_a_line_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
-    old = {"key": "k", "text": "t", "retried": False}
-    ledger = segment(tmp_path, orjson.dumps(old) + b"\n" + line(key="new"))
-    assert ledger.frame().schema == LEDGER
-    assert ledger.answers(pl.Series(["k", "new"]))["key"].to_list() == ["k", "new"]
-
-
-def test_a_line_from_after_a_field_was_added_is_read(tmp_path: Path) -> None:
-    new = line(key="k", logprobs=[{"token": "a"}], more={"x": 1}, error={"kind": "refused", "message": "m", "code": 7})
-    ledger = segment(tmp_path, line(key="old") + new)
-    assert ledger.frame().schema == LEDGER
-    assert ledger.answers(pl.Series(["k"]))["error"].to_list() == [{"kind": "refused", "message": "m"}]
-
-
-# Several writers
 
 
 def test_several_processes_on_one_ledger_lose_and_tear_nothing(tmp_path: Path) -> None:
@@ -374,7 +220,8 @@ def test_several_processes_on_one_ledger_lose_and_tear_nothing(tmp_path: Path) -
         import sys
         import polars as pl
         from agora_frames.backends.scripted import scripted
-        from agora_frames.ledger import Ledger, remembered
+        from agora_frames.ledger import Ledger
+        from agora_frames.remembered import remembered
         from pathlib import Path
         from agora_frames.stages.generate import generate_column
         folder, who = Path(sys.argv[1]), sys.argv[2]
@@ -400,7 +247,7 @@ def test_several_processes_on_one_ledger_lose_and_tear_nothing(tmp_path: Path) -
     assert set(frame["row_id"]) == {f"{who}-{n}" for who in "abc" for n in range(150)}
     assert frame.height == 450
     assert (frame["text"] == frame["row_id"] + "ä" * 3000).all()
-    assert len(Ledger(tmp_path).segments()) == 3
+    assert len(segments(Ledger(tmp_path))) == 3
 
 
 def test_several_threads_on_one_ledger_lose_and_tear_nothing(tmp_path: Path) -> None:
@@ -419,65 +266,14 @@ def test_several_threads_on_one_ledger_lose_and_tear_nothing(tmp_path: Path) -> 
     assert set(ledger.frame()["row_id"]) == {f"{who}-{n}" for who in "abcd" for n in range(60)}
 
 
-def test_a_thread_that_fails_to_write_takes_no_line_of_another_thread_with_it(tmp_path: Path) -> None:
-    child(
-        """
-        import resource, sys, threading
-        from pathlib import Path
-        from agora_frames.errors import StorageError
-        from agora_frames.ledger import Ledger
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-        own, begun, stop = Ledger(Path(sys.argv[1])).open(), threading.Event(), threading.Event()
-        def fails():
-            while not stop.is_set():
-                try:
-                    own.write(b"x" * 2_000_000)
-                except StorageError:
-                    begun.set()
-        thread = threading.Thread(target=fails, daemon=True)
-        thread.start()
-        begun.wait()
-        for n in range(3000):
-            own.write(b'{"key": "%d"}\\n' % n)
-        stop.set()
-        thread.join()
-        """,
-        tmp_path,
-    )
-    assert keys(Ledger(tmp_path)) == [str(n) for n in range(3000)]
-
-
-def test_a_forked_process_writes_a_segment_of_its_own(tmp_path: Path) -> None:
-    child(
-        """
-        import os, sys
-        from pathlib import Path
-        from agora_frames.frames import REPLIES
-        from agora_frames.ledger import LEDGER, Ledger
-        ledger = Ledger(Path(sys.argv[1]))
-        ledger.open().write(b'{"key": "parent", "retried": false}\\n')
-        if os.fork() == 0:
-            ledger.open().write(b'{"key": "child", "retried": false}\\n')
-            os._exit(0)
-        os.wait()
-        ledger.open().write(b'{"key": "parent again", "retried": false}\\n')
-        """,
-        tmp_path,
-    )
-    ledger = Ledger(tmp_path)
-    assert len(ledger.segments()) == 2
-    assert sorted(filter(None, keys(ledger))) == ["child", "parent", "parent again"]
-
-
-# Disks that are full, and folders that are closed
-
 FILLS = """
     import sys
     from pathlib import Path
     import polars as pl
     from agora_frames.backends.scripted import scripted
     from agora_frames.errors import StorageError
-    from agora_frames.ledger import Ledger, remembered
+    from agora_frames.ledger import Ledger
+    from agora_frames.remembered import remembered
     from agora_frames.stages.generate import generate_column
     {prepare}
     ledger = Ledger(Path(sys.argv[1]))
@@ -537,31 +333,6 @@ def test_a_full_disk_stops_the_run_and_the_next_asks_only_the_rest(tmp_path: Pat
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_after_a_full_disk_the_same_process_can_go_on_when_there_is_room(tmp_path: Path) -> None:
-    out = child(
-        """
-        import resource, sys
-        from pathlib import Path
-        from agora_frames.errors import StorageError
-        from agora_frames.ledger import Ledger
-        ledger = Ledger(Path(sys.argv[1]))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        ledger.open().write(b'{"key": "a"}\\n')
-        try:
-            ledger.open().write(b'{"key": "lost", "text": "' + b"x" * 2000 + b'"}\\n')
-        except StorageError:
-            print("told")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        ledger.open().write(b'{"key": "b"}\\n')
-        """,
-        tmp_path,
-    ).stdout
-    assert out == "told\n"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert keys(Ledger(tmp_path)) == ["a", "b"]
-
-
 def test_a_file_in_the_place_of_the_folder_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("not a folder")
     script = Asked()
@@ -591,7 +362,8 @@ CLOSED = """
     import polars as pl
     from agora_frames.backends.scripted import scripted
     from agora_frames.errors import StorageError
-    from agora_frames.ledger import Ledger, remembered
+    from agora_frames.ledger import Ledger
+    from agora_frames.remembered import remembered
     from agora_frames.stages.generate import generate_column
     def script(messages):
         raise AssertionError("asked")
@@ -632,9 +404,6 @@ def test_what_may_not_be_read_or_written_is_told_before_anything_is_asked(closed
     assert "othing was asked" in said
 
 
-# Offline
-
-
 def test_offline_answers_what_is_known_and_lists_the_rest_without_asking(tmp_path: Path) -> None:
     script = Asked()
     run(Ledger(tmp_path), script, prompts(2))
@@ -650,9 +419,6 @@ def test_offline_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OfflineError, match="Run again without offline"):
         generate_column(prompts(1), backend=backend)
     assert not (tmp_path / "ledger").exists()
-
-
-# Interruptions
 
 
 def test_a_reader_that_stops_early_still_has_all_that_was_in_flight_recorded(tmp_path: Path) -> None:
@@ -701,8 +467,9 @@ def test_a_stream_that_is_left_half_read_does_not_keep_the_process_from_ending(t
             from pathlib import Path
             import polars as pl
             from agora_frames.backends.openai_chat import openai_chat
-            from agora_frames.ledger import Ledger, remembered
-            from agora_frames.stages.generate import build_requests
+            from agora_frames.ledger import Ledger
+            from agora_frames.remembered import remembered
+            from agora_frames.stages.requests import build_requests
             model = openai_chat("tiny", base_url=sys.argv[2], api_key="secret", concurrency=2)
             backend = remembered(model, ledger=Ledger(Path(sys.argv[1])))
             df = pl.DataFrame({"row_id": ["r0", "r1"], "prompt": ["p0", "p1"]})
@@ -727,14 +494,12 @@ def test_a_stage_that_fails_in_the_middle_still_has_all_that_was_in_flight_recor
         assert backend.ledger.frame().height == chat.asked.total() < 300
 
 
-# Travelling, and secrets
-
-
 def test_a_ledger_and_a_remembered_backend_travel_to_another_process(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, recipe="mine", run="7")
     backend = remembered(scripted({"p0": "A"}), ledger=ledger, offline=True)
     ledger.open()
-    assert pickle.loads(pickle.dumps(backend)) == backend
+    again = pickle.loads(pickle.dumps(backend))
+    assert (again.ledger, again.backend, again.offline) == (ledger, backend.backend, True)
     travelled = pickle.loads(pickle.dumps(ledger))
     assert travelled == ledger
     assert travelled.open().path != ledger.open().path
@@ -769,12 +534,6 @@ def test_no_api_key_is_found_in_a_ledger_a_frame_a_repr_or_an_error(tmp_path: Pa
     assert all(key not in each for each in said)
 
 
-def test_errors_of_the_ledger_are_errors_of_the_house_and_of_the_system() -> None:
-    assert issubclass(StorageError, AgoraError)
-    assert issubclass(StorageError, OSError)
-    assert issubclass(OfflineError, LookupError)
-
-
 def test_a_failed_reply_of_a_backend_is_kept_as_it_is(tmp_path: Path) -> None:
     def fails(requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield frame_of([failed(requests["key"][0], "timeout", "late", latency_s=2.5)])
@@ -783,3 +542,112 @@ def test_a_failed_reply_of_a_backend_is_kept_as_it_is(tmp_path: Path) -> None:
     generate_column(prompts(1), backend=backend)
     row = backend.ledger.frame().row(0, named=True)
     assert (row["error"], row["latency_s"], row["text"]) == ({"kind": "timeout", "message": "late"}, 2.5, None)
+
+
+# Who asks for what
+
+ASKS = """
+    import os, sys
+    import polars as pl
+    from pathlib import Path
+    import agora_frames as af
+    from agora_frames.ledger import Ledger
+    folder = Path(sys.argv[1])
+    log = os.open(folder / "asked.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def script(messages):
+        prompt = messages[-1]["content"]
+        os.write(log, f"{prompt}\\n".encode())
+        return prompt.upper()
+    backend = af.remembered(af.scripted(script, delay_s=0.002), ledger=Ledger(folder / "ledger"))
+    names = [f"p{n}" for n in range(300)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    done = af.generate_column(pl.DataFrame({"row_id": names, "prompt": names}), backend=backend)
+    assert done["completion"].to_list() == [name.upper() for name in names]
+"""
+
+
+@contextlib.contextmanager
+def asking(folder: Path, number: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many processes that want the same 300 replies, and wait for a line to begin."""
+    command = [sys.executable, "-c", textwrap.dedent(ASKS), str(folder)]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+            for _ in range(number)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield processes
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def asked(folder: Path) -> Counter[str]:
+    log = folder / "asked.log"
+    return Counter(log.read_text().split()) if log.exists() else Counter()
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_two_processes_that_want_the_same_at_once_ask_nothing_twice(tmp_path: Path) -> None:
+    with asking(tmp_path, 2) as processes:
+        for process in processes:
+            go(process)
+        for process in processes:
+            ended(process)
+    assert asked(tmp_path) == Counter(f"p{n}" for n in range(300))
+    assert Ledger(tmp_path / "ledger").frame().height == 300
+
+
+@pytest.mark.slow
+def test_when_the_one_that_asks_is_killed_the_one_that_waits_takes_over(tmp_path: Path) -> None:
+    with asking(tmp_path, 2) as (first, second):
+        go(first)
+        while asked(tmp_path).total() < 20:
+            time.sleep(0.005)
+        go(second)
+        while asked(tmp_path).total() < 60:
+            time.sleep(0.005)
+        first.send_signal(signal.SIGKILL)
+        ended(second)
+    twice = {prompt: number for prompt, number in asked(tmp_path).items() if number > 1}
+    assert set(asked(tmp_path)) == {f"p{n}" for n in range(300)}
+    assert len(twice) <= 1  # what was in flight
+    assert set(twice.values()) <= {2}
+
+
+def test_a_stream_that_is_left_lying_does_not_stop_the_same_thread(tmp_path: Path) -> None:
+    backend = remembered(scripted(Asked()), ledger=Ledger(tmp_path))
+    stream = backend(build_requests(prompts(3), column="prompt", sampling={}, seed=0, backend=backend))
+    next(stream)
+    assert generate_column(prompts(3), backend=backend)["completion"].to_list() == ["P0", "P1", "P2"]
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_two_threads_that_want_the_same_at_once_ask_nothing_twice(tmp_path: Path) -> None:
+    ledger, script = Ledger(tmp_path), Asked()
+    backend = remembered(scripted(script, delay_s=0.002), ledger=ledger)
+    done: list[pl.DataFrame] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(generate_column(prompts(50), backend=backend))) for _ in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(script.prompts) == sorted(f"p{n}" for n in range(50))
+    assert_frame_equal(done[0], done[1])

@@ -1,0 +1,112 @@
+"""The command `agora ledger`: what was called, spent and failed; and what a ledger's files hold."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import polars as pl
+from rich.console import Console
+
+from agora_frames.display import frame_table
+from agora_frames.errors import BindError
+from agora_frames.ledger import Ledger
+from agora_frames.ledger.accounts import accounts, export
+from agora_frames.ledger.upkeep import remove, superseded, verify
+
+__all__ = ["add_ledger_command"]
+
+_BY = ("recipe", "run", "model", "endpoint", "day")
+
+
+def add_ledger_command(sub: argparse.ArgumentParser, parents: list[argparse.ArgumentParser]) -> None:
+    """Gives the parser of `agora ledger` its options and its own commands."""
+    sub.add_argument("--by", default="recipe,model", help=f"tell by these, with commas: {', '.join(_BY)} (%(default)s)")
+    sub.set_defaults(command=_accounts)
+    commands = sub.add_subparsers(metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, parents=parents, help=about, description=about)
+        parser.set_defaults(command=command)
+        return parser
+
+    exports = add("export", _export, "write the attempts to a file: .parquet, .jsonl or .csv")
+    exports.add_argument("to", help="the file, or any fsspec URL")
+    for name in ("run", "recipe", "model", "endpoint"):
+        exports.add_argument(f"--{name}", help=f"only those of this {name}")
+    exports.add_argument("--since", type=_moment, metavar="DAY", help="only those from this day on: 2026-11-22 (UTC)")
+    exports.add_argument("--until", type=_moment, metavar="DAY", help="only those before this day")
+    add("verify", _verify, "read every file, and say what is found; nothing is changed")
+    removes = add("gc", _gc, "remove files that are provably superseded; asks first")
+    removes.add_argument("--yes", action="store_true", help="do not ask")
+    add("compact", _compact, "gather the segments of ended runs in Parquet")
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _accounts(args: argparse.Namespace) -> None:
+    by, out = [name.strip() for name in args.by.split(",") if name.strip()], Console(highlight=False)
+    table = accounts(Ledger(args.ledger).scan(), by=by)
+    attempts = int(table["attempts"].sum())
+    if not attempts:
+        out.print(f"The ledger {args.ledger} is empty.", markup=False)
+        return
+    failures = pl.format(
+        "{} {}", pl.element().struct.field("attempts"), pl.element().struct.field("kind").str.replace_all("_", " ")
+    )
+    told = table.select(
+        *by,
+        *("calls", "attempts", "answered", "prompt_tokens", "completion_tokens"),
+        pl.col("cost_usd").round(6),
+        pl.col("of_unknown_cost").alias("of unknown cost"),
+        pl.col("failures").list.eval(failures).list.join(", "),
+        pl.col("last_at").dt.strftime("%Y-%m-%d %H:%M").alias("last"),
+    )
+    out.print(frame_table(told, title=f"Ledger {args.ledger}: {attempts} attempts"))
+
+
+def _export(args: argparse.Namespace) -> None:
+    named = {name: getattr(args, name) for name in ("run", "recipe", "model", "endpoint", "since", "until")}
+    written = export(Ledger(args.ledger), args.to, **named)
+    Console(highlight=False).print(f"Wrote {written} attempts to {args.to}.", markup=False, soft_wrap=True)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    findings, out = verify(Ledger(args.ledger)), Console(highlight=False)
+    if findings.is_empty():
+        out.print(f"The ledger {args.ledger} has no files.", markup=False)
+        return
+    out.print(frame_table(findings, title=f"Ledger {args.ledger}"))
+    bad = findings.filter(~pl.col("finding").is_in(["ok", "covered twice"]))
+    out.print("Every file is whole." if bad.is_empty() else f"{bad.height} findings to look at; nothing was changed.")
+
+
+def _gc(args: argparse.Namespace) -> None:
+    ledger, out = Ledger(args.ledger), Console(highlight=False)
+    found = superseded(ledger)
+    if found.is_empty():
+        out.print("Nothing is superseded: every file is needed.")
+        return
+    out.print(frame_table(found, title=f"Superseded in {args.ledger}: {int(found['bytes'].sum()):,} bytes"))
+    if not args.yes and not _agreed(out):
+        out.print("Nothing was removed.")
+        return
+    out.print(f"Removed {remove(ledger, found).height} files. No reply and no cost is lost with them.")
+
+
+def _agreed(out: Console) -> bool:
+    if not sys.stdin.isatty():
+        raise BindError("`agora ledger gc` asks before it removes anything, and nobody can answer here: give --yes.")
+    return out.input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _compact(args: argparse.Namespace) -> None:
+    made = Ledger(args.ledger).compact()
+    Console(highlight=False).print(
+        f"Gathered segments in {len(made)} files." if made else "There was nothing to gather.", markup=False
+    )

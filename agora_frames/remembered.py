@@ -1,0 +1,161 @@
+"""A backend that never asks twice: it answers from a ledger what was answered before, and records the rest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from agora_frames.budget import Budget
+from agora_frames.errors import BindError, OfflineError, listed
+from agora_frames.frames import as_replies
+from agora_frames.ledger import Ledger
+from agora_frames.types import Backend, DeskBackend, Reply
+
+__all__ = ["Remembered", "remembered"]
+
+_log = logging.getLogger(__name__)
+
+# Of each key: row_id, sample, sampling.
+_Asked: TypeAlias = Mapping[str, tuple[str, int, str]]
+
+
+@dataclass(frozen=True, repr=False)
+class Remembered:
+    """A backend that asks only what its ledger does not know; made by `remembered`."""
+
+    backend: Backend
+    ledger: Ledger
+    budget: Budget
+    offline: bool
+
+    @property
+    def endpoint(self) -> str:
+        return self.backend.endpoint
+
+    @property
+    def model(self) -> str:
+        return self.backend.model
+
+    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        seen = self.ledger.state()
+        known = self.ledger.answers(requests["key"])
+        self.ledger.tally.begin(known.height)
+        if known.height:
+            yield known
+        missing = requests.join(known, on="key", how="anti", maintain_order="left")
+        if missing.is_empty():
+            return
+        if self.offline:
+            raise OfflineError(_lacking(missing, self))
+        if self.budget.limited:
+            self.budget.count(self.ledger.spent(requests["key"]))
+        yield from self._claimed(missing, seen)
+
+    def _claimed(self, missing: pl.DataFrame, seen: object) -> Iterator[pl.DataFrame]:
+        """Asks what no other process is asking for, then waits for the others and asks what they did not get."""
+        while True:
+            with self.ledger.claim(missing["key"]) as claim:
+                if self.ledger.state() != seen:  # somebody recorded something between the look-up and the claim
+                    seen, found = self.ledger.state(), self.ledger.answers(missing["key"])
+                    self.ledger.tally.begin(found.height)
+                    yield found
+                    missing = missing.join(found, on="key", how="anti", maintain_order="left")
+                mine = missing.filter(pl.col("key").is_in(claim.mine.implode()))
+                if mine.height:
+                    yield from self._ask(mine)
+            missing = missing.join(mine, on="key", how="anti", maintain_order="left")
+            if missing.is_empty():
+                return
+            _log.warning("another process is asking for %d of these replies: waiting for it", missing.height)
+            claim.wait()
+            seen = None
+
+    def _ask(self, requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        rows = zip(*(requests[name].to_list() for name in ("row_id", "sample", "sampling")), strict=True)
+        desk = _Desk(self, dict(zip(requests["key"].to_list(), rows, strict=True)))
+        self.ledger.open()
+        if isinstance(self.backend, DeskBackend):
+            yield from self.backend.answer(requests, desk=desk)
+            return
+        if self.budget.limited:
+            raise BindError(
+                f"{self.backend!r} cannot keep a ceiling: a backend that can has a method answer(requests, desk=…). "
+                "Leave out max_cost and max_tokens_total."
+            )
+        for told in self.backend(requests):
+            replies = as_replies(told, self.backend)
+            for reply in replies.iter_rows(named=True):
+                desk.record(reply)
+            yield replies
+
+    def status(self) -> Any:
+        """What the backend says of its requests in flight (`backends.limits.Status`); None where it says nothing."""
+        said = getattr(self.backend, "status", None)
+        return said() if callable(said) else None
+
+    def __repr__(self) -> str:
+        limits = "".join(f", {name}={value!r}" for name, value in self.budget.limits().items())
+        offline = ", offline=True" if self.offline else ""
+        return f"remembered({self.backend!r}, ledger={str(self.ledger.path)!r}{limits}{offline})"
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What a backend works with: the ledger and the budget behind one counter."""
+
+    of: Remembered
+    asked: _Asked
+
+    def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool | None:
+        return self.of.budget.reserve(key, tokens=tokens, cost_usd=cost_usd)
+
+    def release(self, key: str) -> None:
+        self.of.budget.release(key)
+
+    def record(self, reply: Reply) -> None:
+        row_id, sample, sampling = self.asked.get(reply["key"], (None, None, None))
+        ledger = self.of.ledger
+        row: dict[str, Any] = {
+            **reply,
+            "endpoint": self.of.endpoint,
+            "model": self.of.model,
+            "sampling": sampling,
+            "row_id": row_id,
+            "sample": sample,
+            "recipe": ledger.recipe,
+            "run": ledger.run,
+            "at": time.time(),
+        }
+        ledger.write(row)
+        self.of.budget.settle(reply)
+
+
+def remembered(
+    backend: Backend,
+    *,
+    ledger: Ledger,
+    offline: bool = False,
+    max_cost: float | None = None,
+    max_tokens_total: int | None = None,
+) -> Remembered:
+    """The same backend, answering from the ledger what it knows, and recording each reply before passing it on.
+
+    offline: ask nothing; a run that lacks replies then raises OfflineError, which lists the requests.
+    max_cost: US dollars, max_tokens_total: tokens of prompts and replies; together with what these requests have
+    cost before, no more is spent (see `Budget`). Rows beyond it stay in the frame, as `over_budget`.
+    Two processes on one local ledger never ask the same at the same time: one waits for the other's replies.
+    """
+    return Remembered(backend, ledger, Budget(max_cost=max_cost, max_tokens_total=max_tokens_total), offline)
+
+
+def _lacking(missing: pl.DataFrame, backend: Remembered) -> str:
+    rows = [f"row_id {row_id} sample {sample}" for row_id, sample in missing.select("row_id", "sample").iter_rows()]
+    return (
+        f"offline, and {str(backend.ledger.path)!r} lacks {missing.height} of the replies of {backend.model}: "
+        f"{listed(rows, most=5)}. Run again without offline, or with the ledger that has them."
+    )
