@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import polars as pl
 
@@ -19,9 +19,6 @@ from agora_frames.types import Backend, DeskBackend, Reply
 __all__ = ["Remembered", "remembered"]
 
 _log = logging.getLogger(__name__)
-
-# Of each key: row_id, sample, sampling.
-_Asked: TypeAlias = Mapping[str, tuple[str, int, str]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +44,7 @@ class Remembered:
         self.ledger.tally.begin(known.height)
         if known.height:
             yield known
-        missing = requests.join(known, on="key", how="anti", maintain_order="left")
+        missing = _without(requests, known["key"])
         if missing.is_empty():
             return
         if self.offline:
@@ -64,11 +61,11 @@ class Remembered:
                     seen, found = self.ledger.state(), self.ledger.answers(missing["key"])
                     self.ledger.tally.begin(found.height)
                     yield found
-                    missing = missing.join(found, on="key", how="anti", maintain_order="left")
-                mine = missing.filter(pl.col("key").is_in(claim.mine.implode()))
-                if mine.height:
-                    yield from self._ask(mine)
-            missing = missing.join(mine, on="key", how="anti", maintain_order="left")
+                    missing = _without(missing, found["key"])
+                theirs = _without(missing, claim.mine)
+                if theirs.height < missing.height:
+                    yield from self._ask(_without(missing, theirs["key"]))
+            missing = theirs
             if missing.is_empty():
                 return
             _log.warning("another process is asking for %d of these replies: waiting for it", missing.height)
@@ -76,8 +73,7 @@ class Remembered:
             seen = None
 
     def _ask(self, requests: pl.DataFrame) -> Iterator[pl.DataFrame]:
-        rows = zip(*(requests[name].to_list() for name in ("row_id", "sample", "sampling")), strict=True)
-        desk = _Desk(self, dict(zip(requests["key"].to_list(), rows, strict=True)))
+        desk = _Desk(self, requests.select("row_id", "sample", "sampling"), _places(requests["key"]))
         self.ledger.open()
         if isinstance(self.backend, DeskBackend):
             yield from self.backend.answer(requests, desk=desk)
@@ -109,7 +105,8 @@ class _Desk:
     """What a backend works with: the ledger and the budget behind one counter."""
 
     of: Remembered
-    asked: _Asked
+    asked: pl.DataFrame
+    places: Mapping[str, int]
 
     def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool | None:
         return self.of.budget.reserve(key, tokens=tokens, cost_usd=cost_usd)
@@ -118,7 +115,8 @@ class _Desk:
         self.of.budget.release(key)
 
     def record(self, reply: Reply) -> None:
-        row_id, sample, sampling = self.asked.get(reply["key"], (None, None, None))
+        place = self.places.get(reply["key"])
+        row_id, sample, sampling = (None, None, None) if place is None else self.asked.row(place)
         ledger = self.of.ledger
         row: dict[str, Any] = {
             **reply,
@@ -133,6 +131,17 @@ class _Desk:
         }
         ledger.write(row)
         self.of.budget.settle(reply)
+
+
+def _without(requests: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
+    """The requests of other keys; the same frame where that is all of them, as a copy would hold every message twice."""
+    others = ~requests["key"].is_in(keys.implode())
+    return requests if others.all() else requests.filter(others)
+
+
+def _places(keys: pl.Series) -> dict[str, int]:
+    """Where each key stands; a dict of the rows themselves would take several times the memory."""
+    return {key: place for place, key in enumerate(keys)}
 
 
 def remembered(

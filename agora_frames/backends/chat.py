@@ -15,7 +15,7 @@ from agora_frames.frames import REPLIES
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Reply
 
-__all__ = ["FREE", "NO_DESK", "Put", "failed", "frame_of", "paired", "read_completion", "streamed"]
+__all__ = ["FREE", "NO_DESK", "Put", "failed", "frame_of", "paired", "read_completion", "rows_of", "streamed"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ Put: TypeAlias = Callable[[Reply], None]
 
 # Replies are gathered for so long, since a frame costs as much as many replies.
 _GATHERED_S = 0.05
+_ROWS_AT_ONCE = 500
 
 _FINISHED_BADLY = {
     "length": ("truncated", "the reply reached max_tokens or the end of the context"),
@@ -107,6 +108,12 @@ def frame_of(replies: list[Reply]) -> pl.DataFrame:
     except UnicodeEncodeError:
         frame = pl.DataFrame(paired(rows), schema=REPLIES, orient="row")
     return frame.with_columns(pl.col("retried").fill_null(False))
+
+
+def rows_of(requests: pl.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Key, messages and sampling of each request, a few at a time: the texts of all are not there twice."""
+    for part in requests.select("key", "messages", "sampling").iter_slices(_ROWS_AT_ONCE):
+        yield from part.iter_rows()
 
 
 class _NoDesk:

@@ -16,7 +16,7 @@ import orjson
 import polars as pl
 import xxhash
 
-from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, read_completion, streamed
+from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, read_completion, rows_of, streamed
 from agora_frames.budget import most_tokens
 from agora_frames.errors import BindError, MissingExtraError, UnknownModelError, did_you_mean, listed
 from agora_frames.prices import Prices
@@ -57,7 +57,7 @@ class LlamaCpp:
         if requests.is_empty():
             return
         ask = self._load().handle_chat_completions
-        rows = zip(*(requests[name] for name in ("key", "messages", "sampling")), strict=True)
+        rows = rows_of(requests)
         taking = threading.Lock()
 
         def work(put: Put, stop: threading.Event) -> None:

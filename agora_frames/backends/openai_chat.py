@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 import polars as pl
 
-from agora_frames.backends.chat import NO_DESK, Put, streamed
+from agora_frames.backends.chat import NO_DESK, Put, rows_of, streamed
 from agora_frames.backends.engine import Asking, ask_all
 from agora_frames.backends.limits import Limits, Status, limits_of
 from agora_frames.backends.retry import Health
@@ -78,11 +78,10 @@ class OpenAIChat:
                 f"openai:{self.model} needs an API key, and none was found. Set it in the environment, "
                 "export OPENAI_API_KEY=…, or pass connect(…, api_key=…)."
             )
-        columns = (requests[name] for name in ("key", "messages", "sampling"))
         workers = min(requests.height, (self.concurrency or self.max_concurrency) + _SPARE_WORKERS)
 
         def work(put: Put, stop: threading.Event) -> None:
-            asking, rows = self._asking(desk), zip(*columns, strict=True)
+            asking, rows = self._asking(desk), rows_of(requests)
             with self._runner() as runner:
                 runner.run(ask_all(asking, rows, workers=workers, put=put, stop=stop))
 

@@ -77,9 +77,11 @@ def generate_column(
     requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
     finished = partial(_finished, into=into, backend=backend)
     replies: list[pl.DataFrame] = []
+    stream = backend(_asked(requests))
+    requests = requests.drop("messages")  # the backend has them: they are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):
-        for batch in backend(_asked(requests)):
+        for batch in stream:
             replies.append(as_replies(batch, backend).filter(~pl.col("retried")))
             teller.hear(replies[-1])
         done = finished(rows, requests, replies)

@@ -24,6 +24,7 @@ __all__ = ["render_prompts", "template_file"]
 _LONGEST = 10_000_000
 # The environment joins what is printed in parts of so many pieces, and looks at the length after the first.
 _PIECES = 1000
+_ROWS_AT_ONCE = 5000
 _ROLE_LINE = re.compile(r"^\[\[(system|user|assistant)\]\][ \t]*$", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -67,17 +68,9 @@ def render_prompts(
     plain = [pieces for m in texts if (pieces := _plain_pieces(m["content"], schema)) is not None]
     if names and len(plain) == len(texts):
         return df.with_columns(_inserted(texts, plain, df, into, as_chat=as_chat))
-    prompts: list[Any] = []
-    failed: list[tuple[str | None, str | None]] = []
-    rows = df.select(names).rows() if names else [()] * df.height
-    for row in rows:
-        values = {n: v if isinstance(v, str) else _seen(n, v) for n, v in zip(names, row, strict=True)}
-        filled, error = _filled(fills, values)
-        prompts.append(filled and _prompt(filled, texts, as_chat=as_chat))
-        failed.append(error)
-    kinds, messages = zip(*failed, strict=True) if failed else ((), ())
-    column = pl.Series(into, prompts, dtype=MESSAGES if as_chat else pl.String())
-    return df.with_columns(column, errors(kinds, messages, f"{into}_error"))
+    dtype = MESSAGES if as_chat else pl.String()
+    parts = [_rendered(part, fills, texts, into, dtype) for part in _parts(df, names)]
+    return df.with_columns(pl.concat(parts).get_columns())
 
 
 def template_file(path: str | Path) -> str | list[Message]:
@@ -319,6 +312,32 @@ def _written(piece: nodes.TemplateData | nodes.Name, schema: Mapping[str, pl.Dat
     if schema[piece.name] == pl.Boolean:
         return pl.when(column).then(pl.lit("True")).when(~column).then(pl.lit("False"))
     return column.cast(pl.String)
+
+
+def _parts(df: pl.DataFrame, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The rows in parts, so that the values of all are never there twice; at least one part, if an empty one."""
+    for offset in range(0, max(df.height, 1), _ROWS_AT_ONCE):
+        part = df[offset : offset + _ROWS_AT_ONCE]
+        yield [dict(zip(names, row, strict=True)) for row in part.select(names).rows()] if names else [{}] * part.height
+
+
+def _rendered(
+    rows: Iterable[Mapping[str, Any]],
+    fills: Sequence[Callable[[Mapping[str, Any]], str]],
+    texts: list[Message],
+    into: str,
+    dtype: pl.DataType,
+) -> pl.DataFrame:
+    """The prompts of some rows, and the reasons why there are none."""
+    prompts: list[Any] = []
+    kinds: list[str | None] = []
+    messages: list[str | None] = []
+    for row in rows:
+        filled, (kind, message) = _filled(fills, {n: v if isinstance(v, str) else _seen(n, v) for n, v in row.items()})
+        prompts.append(filled and _prompt(filled, texts, as_chat=dtype != pl.String))
+        kinds.append(kind)
+        messages.append(message)
+    return pl.DataFrame([pl.Series(into, prompts, dtype=dtype), errors(kinds, messages, f"{into}_error")])
 
 
 def _filled(
