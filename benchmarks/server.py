@@ -160,11 +160,7 @@ class Connection(asyncio.Protocol):
             self.timer = office.loop.call_later(wait_s, self._finish, row, attempt, fault, prompt_tokens, used)
 
     def _asked_to_wait(self) -> str:
-        wait_s = self.office.retry_after_s
-        return (
-            f"retry-after: {wait_s:g}\r\nx-ratelimit-remaining-requests: 0\r\n"
-            f"x-ratelimit-reset-requests: {wait_s * 1000:.0f}ms\r\n"
-        )
+        return f"retry-after: {self.office.retry_after_s:g}\r\n"
 
     def _refuse(self, headers: str, second: list[int]) -> None:
         self.office.counts.refused += 1

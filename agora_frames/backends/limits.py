@@ -26,6 +26,7 @@ _DOUBTFUL, _FAILING = 0.2, 0.5  # shares of the last twenty or so: above them no
 _PROBE_REPLIES, _PROBE_S, _PROBE_PAUSES, _LATEST_PROBE_S = 50, 2.0, 20, 120.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _RAMP_S, _LONGEST_GAP_S = 0.05, 60.0, 1.0, 20.0
 _FEW, _SOME = 4, 20  # replies between two refusals: so few speak of a rate, more speak of none
+_MANY = 0.25  # refusals among the last replies: fewer do not hold everybody
 _NOW_S = 1e-6  # sooner is now: a timer for less would only spin
 # Rates are aimed at a little below what is allowed, as requests do not arrive in the rhythm in which they are sent.
 _AIM, _WINDOW_S = 0.99, 60.0
@@ -175,7 +176,7 @@ class Limits:
         self._requests_left, self._tokens_left = _Left(), _Left()
         self._sent_at = self._resume = -math.inf
         self._ramp_s, self._why = 0.0, ""
-        self._since_refusal = 0
+        self._refusals: deque[bool] = deque(maxlen=10)  # of the last replies, which were refusals
         self._resumed, self._doublings = 0, 0.0  # let in since the last pause; how often the next one is doubled
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
 
@@ -264,19 +265,18 @@ class Limits:
 
     def _learn(self, now: float, kind: str | None, wait_s: float | None) -> None:
         level = self._level
+        self._refusals.append(kind == "rate_limited")
         if kind is None:
             if not level.stale:
                 self._doublings = max(0.0, self._doublings - 0.25)
-            self._since_refusal += 1
             level.answered(now, self._in_flight)
         elif kind == "rate_limited":
             pause_s = wait_s or 0.0
-            if not wait_s and now >= self._resume - _NOW_S:  # else it is one of those for which the pause began
+            if sum(self._refusals) < _MANY * len(self._refusals):
+                pause_s = 0.0  # a few among many replies: their own requests wait, the others need not
+            elif not wait_s and now >= self._resume - _NOW_S:  # else it is one of those for which the pause began
                 pause_s = min(_FIRST_PAUSE_S * 2**self._doublings, _LONGEST_PAUSE_S) * self._chance.uniform(0.75, 1.25)
                 self._doublings = min(self._doublings + 1, 11.0)
-            if wait_s and self._since_refusal >= _SOME:
-                pause_s = 0.0  # a single one among many replies: its own request waits, the others need not
-            self._since_refusal = 0
             level.refused(now, self._in_flight, pause_s)
             self._hold(now, pause_s, "rate limited")
         elif kind in _FAILURES:

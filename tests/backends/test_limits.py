@@ -713,3 +713,37 @@ def test_other_models_and_other_settings_have_limits_of_their_own() -> None:
     got = [limits_of(endpoint, model, **settings) for endpoint, model, settings in asked]
     assert len(set(map(id, got))) == len(asked)
     assert [limits_of(endpoint, model, **settings) for endpoint, model, settings in asked] == got
+
+
+def test_one_refusal_among_many_replies_holds_nobody_else() -> None:
+    limits = Limits(concurrency=4, clock=lambda: 0.0)
+
+    async def asked() -> None:
+        for _ in range(20):
+            await limits.enter()
+            limits.leave(None)
+        await limits.enter()
+        limits.leave("rate_limited", headers={"retry-after": "5"})
+        assert limits.status().held is None
+        await asyncio.wait_for(limits.enter(), 1)
+
+    asyncio.run(asked())
+
+
+def test_what_was_sent_before_goes_before_what_was_not() -> None:
+    limits, order = Limits(concurrency=1), list[str]()
+
+    async def ask(name: str, *, again: bool) -> None:
+        await limits.enter(again=again)
+        order.append(name)
+        limits.leave(None)
+
+    async def asked() -> None:
+        await limits.enter()
+        waiting = [asyncio.create_task(ask(name, again=name == "again")) for name in ("first", "second", "again")]
+        await asyncio.sleep(0)
+        limits.leave(None)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(asked())
+    assert order == ["again", "first", "second"]
