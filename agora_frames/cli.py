@@ -26,6 +26,7 @@ from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, 
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
 from agora_frames.ledger import Ledger
+from agora_frames.meter import money
 from agora_frames.plan import plan
 from agora_frames.remembered import Remembered
 from agora_frames.run import Result, check_output, perform, write_result
@@ -153,6 +154,8 @@ def _run(args: argparse.Namespace) -> None:
     out.print(f"{recipe.name}: {df.height} rows, {model.model}, ledger {args.ledger}", markup=False)
     result = perform(stage, df, store=Store(args.store), tally=model.ledger.tally, console=out)
     _show(out, result)
+    if model.budget.limited:
+        out.print(f"Budget: {model.budget.said()}", markup=False)
     if args.preview is None:
         about = {
             "recipe": recipe.name,
@@ -201,10 +204,9 @@ def _plan(args: argparse.Namespace) -> None:
     recipe, out = args.found, Console(highlight=False)
     stage, df = _made(recipe, _params(args), _connected(args, recipe, run=None)), _input(args, recipe)
     if args.against:
-        _show_records(
-            out,
-            compare(stage, df=df, run=args.against, store=Store(args.store)),
-            title=f"{recipe.name}: what a run would do now, against {args.against}",
+        compared = compare(stage, df=df, run=args.against, store=Store(args.store))
+        out.print(
+            frame_table(_shortened(compared), title=f"{recipe.name}: what a run would do now, after {args.against}")
         )
     else:
         _show_records(out, plan(stage, df=df), title=f"{recipe.name}: what a run would ask now")
@@ -216,6 +218,17 @@ def _show_records(out: Console, records: pl.DataFrame, *, title: str) -> None:
     for row in records.iter_rows(named=True):
         figures = ["unknown" if value is None else _figure(name, value) for name, value in row.items()]
         out.print(frame_table(pl.DataFrame({"what": list(row), "figure": figures}), title=title))
+
+
+def _shortened(compared: pl.DataFrame) -> pl.DataFrame:
+    """One line for each step."""
+    costs = [
+        ""
+        if row["cost_usd_expected"] is None
+        else f"{money(row['cost_usd_expected'])} ({money(row['cost_usd_low'])} to {money(row['cost_usd_high'])})"
+        for row in compared.iter_rows(named=True)
+    ]
+    return compared.select("step", "rows", "happens", "why", "to_ask", "known", pl.Series("expected cost", costs))
 
 
 def _figure(name: str, value: object) -> str:

@@ -119,6 +119,8 @@ class _Desk:
         row_id, sample, sampling = (None, None, None) if place is None else self.asked.row(place)
         ledger = self.of.ledger
         row: dict[str, Any] = {
+            "key": reply["key"],
+            "retried": False,
             **reply,
             "endpoint": self.of.endpoint,
             "model": self.of.model,
@@ -134,7 +136,7 @@ class _Desk:
 
 
 def _without(requests: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-    """The requests of other keys; the same frame where that is all of them, as a copy would hold every message twice."""
+    """The requests of other keys; the same frame where that is all, as a copy would hold every message twice."""
     others = ~requests["key"].is_in(keys.implode())
     return requests if others.all() else requests.filter(others)
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import polars as pl
 
@@ -15,7 +15,18 @@ from agora_frames.frames import REPLIES
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Reply
 
-__all__ = ["FREE", "NO_DESK", "Put", "failed", "frame_of", "paired", "read_completion", "rows_of", "streamed"]
+__all__ = [
+    "FREE",
+    "NO_DESK",
+    "Put",
+    "failed",
+    "frame_of",
+    "over_budget",
+    "paired",
+    "read_completion",
+    "rows_of",
+    "streamed",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +46,11 @@ _FINISHED_BADLY = {
 def failed(key: str, kind: str, message: str, **fields: Any) -> dict[str, Any]:
     """A reply that is no answer: what went wrong, of which kind."""
     return {"key": key, "error": {"kind": kind, "message": message}, **fields}
+
+
+def over_budget(key: str) -> dict[str, Any]:
+    """What becomes of a request that a ceiling does not let through."""
+    return failed(key, "over_budget", "not asked: it could have cost or taken more than what is left of the budget")
 
 
 def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, prices: Prices | None) -> dict[str, Any]:
@@ -131,7 +147,7 @@ class _NoDesk:
 
 NO_DESK = _NoDesk()
 # What a model in this process, or a script, costs.
-FREE = prices_of("", "", (0.0, 0.0))
+FREE = cast(Prices, prices_of("", "", (0.0, 0.0)))
 
 
 def paired(value: Any) -> Any:

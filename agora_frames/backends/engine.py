@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from agora_frames.backends.answers import TRANSIENT, raise_if_fatal, read_answer, said
-from agora_frames.backends.chat import Put, failed
+from agora_frames.backends.chat import Put, failed, over_budget
 from agora_frames.backends.headers import asked_s
 from agora_frames.backends.limits import Limits
 from agora_frames.backends.retry import Health, Retry
@@ -104,7 +104,7 @@ class _Window:
         cost = asking.prices.at_most(asked, most) if asking.prices is not None else None
         while True:
             if not await self._waits(self._reserved(key, total, cost)):
-                self.put(failed(key, "over_budget", "not asked: it could have cost more than what is left"))
+                self.put(over_budget(key))
                 return
             try:
                 await self._waits(asking.limits.enter(asked // 4 + (most or 0), again=retry.is_again))

@@ -43,7 +43,7 @@ def seconds(text: str | None, date: str | None = None) -> float | None:
 
 def _epoch_s(text: str) -> float | None:
     for read in (parsedate_to_datetime, datetime.fromisoformat):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):  # the latter for a time zone of very many digits
             when = read(text)
             return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     return None

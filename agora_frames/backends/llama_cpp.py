@@ -16,7 +16,7 @@ import orjson
 import polars as pl
 import xxhash
 
-from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, read_completion, rows_of, streamed
+from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, over_budget, read_completion, rows_of, streamed
 from agora_frames.budget import most_tokens
 from agora_frames.errors import BindError, MissingExtraError, UnknownModelError, did_you_mean, listed
 from agora_frames.prices import Prices
@@ -169,7 +169,7 @@ def _asked(
         if stop.wait(_WAITS_FOR_BUDGET_S):
             return failed(key, "not_asked", "the run was stopped")
     if leave is None:
-        return failed(key, "over_budget", "not asked: it could have taken more tokens than are left")
+        return over_budget(key)
     reply = _ask(ask, key, {"messages": orjson.loads(messages), **settings})
     desk.record(reply)
     return reply

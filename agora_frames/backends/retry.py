@@ -51,6 +51,7 @@ class Retry:
     pause_s: float
     tries: int = 0
     waits: int = 0
+    missed: int = 0
 
     def wait(self, kind: str | None, *, asked_s: float | None = None, dead: bool = False) -> float | None:
         """The seconds until the next try; None when there is none.
@@ -64,21 +65,22 @@ class Retry:
             return self._pause(self.waits, _LONGEST_WAIT_S)
         if kind not in TRANSIENT:
             return None
-        self.tries += 1
         if dead:  # no fault of this request: how long that may last is asked of `is_dead`
-            return self._pause(self.tries, _LONGEST_WAIT_FOR_THE_DEAD_S)
+            self.missed += 1
+            return self._pause(self.missed, _LONGEST_WAIT_FOR_THE_DEAD_S)
+        self.tries += 1
         return self._pause(self.tries, _LONGEST_WAIT_S) if self.tries < _TRIES else None
 
     @property
     def is_again(self) -> bool:
         """Whether it was sent before."""
-        return self.tries + self.waits > 0
+        return self.tries + self.waits + self.missed > 0
 
     def is_dead(self, *, now: float) -> bool:
         """Whether the run should stop, where nobody listens."""
         answered_at = self.health.answered_at
         if answered_at is None:
-            return self.tries >= _TRIES_OF_THE_DEAD
+            return self.missed >= _TRIES_OF_THE_DEAD
         return now - answered_at > self.health.outage_s
 
     def _pause(self, count: int, longest_s: float) -> float:

@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import orjson
 import polars as pl
 
-from agora_frames.backends.chat import FREE, failed, frame_of
+from agora_frames.backends.chat import FREE, NO_DESK, failed, frame_of, over_budget, rows_of
+from agora_frames.budget import most_tokens
 from agora_frames.errors import BindError, FingerprintError
 from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import REPLIES
-from agora_frames.prices import Prices
-from agora_frames.types import Message, Reply
+from agora_frames.prices import Prices, prices_of
+from agora_frames.types import Desk, Message, Reply
 
 __all__ = ["Script", "failing", "named", "scripted"]
 
@@ -33,27 +34,41 @@ class Scripted:
     script: Script
     model: str
     delay_s: float
+    prices: Prices
     endpoint: str = "scripted"
-    prices: Prices | None = FREE
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
-        for request in requests.iter_rows(named=True):
+        return self.answer(requests, desk=NO_DESK)
+
+    def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
+        """See `types.DeskBackend`."""
+        for key, messages, sampling in rows_of(requests):
             if self.delay_s:
                 time.sleep(self.delay_s)
-            *earlier, last = self._attempts({**request, "messages": orjson.loads(request["messages"])})
-            yield frame_of([*({**reply, "retried": True} for reply in earlier), last])
+            most = orjson.loads(sampling).get("max_tokens")
+            asked, tokens = most_tokens(messages, most, sampling=sampling)
+            cost_usd = self.prices.at_most(asked, most)
+            # One request at a time: nothing that is in flight could become cheaper than what was reserved for it.
+            if not desk.reserve(key, tokens=tokens, cost_usd=cost_usd):
+                yield frame_of([over_budget(key)])
+                continue
+            *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
+            replies = [*({**reply, "retried": True} for reply in earlier), last]
+            for reply in replies:
+                desk.record(reply)
+            yield frame_of(replies)
 
-    def _attempts(self, request: dict[str, Any]) -> list[Reply]:
-        said = self._say(request["messages"], request["sampling"])
+    def _attempts(self, key: str, messages: list[Message], sampling: str) -> list[Reply]:
+        said = self._say(messages, sampling)
         if isinstance(said, Exception):
             raise said
         attempts = said if isinstance(said, Sequence) and not isinstance(said, str) else [said]
         if not attempts or not all(isinstance(each, str | Mapping) for each in attempts):
             raise BindError(
-                f"the script said {said!r} to {request['messages'][-1]['content']!r}; it may say a text, a dict with "
+                f"the script said {said!r} to {messages[-1]['content']!r}; it may say a text, a dict with "
                 "fields of a reply, failing(kind), a list of these, or an exception."
             )
-        return [_reply(request["key"], each) for each in attempts]
+        return [_reply(key, each, self.prices) for each in attempts]
 
     def _say(self, messages: list[Message], sampling: str) -> Said:
         if isinstance(self.script, Mapping):
@@ -65,7 +80,9 @@ class Scripted:
         return f"scripted({getattr(self.script, '__name__', type(self.script).__name__)}, model={self.model!r})"
 
 
-def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -> Scripted:
+def scripted(
+    script: Script, *, model: str = "scripted", delay_s: float = 0.0, prices: tuple[float, ...] | None = None
+) -> Scripted:
     """A backend for tests, examples and dry runs: it costs nothing and says what it is told to.
 
     script: a function of the messages (and, if it takes two values, of the sampling: temperature, seed, …), or a
@@ -74,6 +91,7 @@ def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -
     returns is raised, as if the endpoint were dead.
     model: the name in keys and ledgers; a ledger that knows its replies does not ask the script again, so give another
     name to a script that changes (`connect` adds a hash of the script). delay_s: seconds slept before each reply.
+    prices: US dollars per million tokens in and out, to pretend a cost for the tokens that the script says.
 
     >>> import agora_frames as af
     >>> model = af.scripted(lambda messages: messages[-1]["content"].upper())
@@ -81,7 +99,7 @@ def scripted(script: Script, *, model: str = "scripted", delay_s: float = 0.0) -
     >>> df.pipe(af.generate_column, backend=model)["completion"].to_list()
     ['ONE', 'TWO']
     """
-    return Scripted(script, model, delay_s)
+    return Scripted(script, model, delay_s, prices_of("", "", prices) or FREE)
 
 
 def named(name: str, script: Script) -> str:
@@ -112,8 +130,11 @@ def _takes_two(script: Callable[..., Said]) -> bool:
         return False
 
 
-def _reply(key: str, said: str | Reply) -> Reply:
-    reply = {"text": said, "finish_reason": "stop"} if isinstance(said, str) else dict(said)
+def _reply(key: str, said: str | Reply, prices: Prices) -> Reply:
+    reply: dict[str, Any] = {"text": said, "finish_reason": "stop"} if isinstance(said, str) else dict(said)
     if strange := reply.keys() - REPLIES.keys():
         raise BindError(f"a scripted reply may not hold {sorted(strange)}; it may hold {list(REPLIES)}.")
+    if "cost_usd" not in reply and prices != FREE:
+        used = (reply.get("prompt_tokens"), reply.get("completion_tokens"), reply.get("cached_tokens"))
+        reply |= {"cost_usd": prices.cost(*used), "priced_by": prices.source}
     return {"cost_usd": 0.0, "latency_s": 0.0, **reply, "key": key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import sys
@@ -16,6 +17,7 @@ import orjson
 __all__ = ["Answer", "Post", "Unanswered", "poster", "sdk_poster"]
 
 _CONNECTS_WITHIN_S = 30.0
+_ENDS_WITHIN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ async def poster(url: str, *, api_key: str, timeout_s: float) -> AsyncIterator[P
                 raise Unanswered("connection", ": ".join(causes), unsent="client error (Connect)" in causes) from exc
 
         yield post
+        # A thread of pyreqwest's that is still on its way out of Python would abort a process that ends now.
+        await asyncio.sleep(_ENDS_WITHIN_S)
 
 
 def _load() -> None:

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 import agora_frames as af
 from agora_frames.backends.scripted import failing
 from agora_frames.errors import BindError, FrameError
-from agora_frames.frames import ERROR, MESSAGES
+from agora_frames.frames import ERROR, MESSAGES, TOOL_CALLS
 from agora_frames.stages.conversation import extend_chat
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -182,3 +182,43 @@ def test_each_row_stays_and_is_extended_alike_in_any_part(rows: list[Any], at: i
     assert done["messages"].to_list() == expected
     assert (done["messages"].is_null() == done["messages_error"].is_not_null()).all()
     assert_frame_equal(pl.concat([extend_chat(df[:at]), extend_chat(df[at:])]), done)
+
+
+# Tools
+
+
+def adds(messages: list[dict[str, Any]]) -> Any:
+    """A model that calls a tool first, and then says what it was told."""
+    if messages[-1]["role"] == "tool":
+        return f"It is {messages[-1]['content']}, as {messages[-1]['tool_call_id']} says."
+    return {"tool_calls": [{"id": "c1", "name": "add", "arguments": '{"a": 1, "b": 2}'}], "finish_reason": "tool_calls"}
+
+
+def test_a_model_calls_a_tool_and_goes_on_with_its_result() -> None:
+    model = af.scripted(adds)
+    df = pl.DataFrame({"row_id": ["r"], "messages": ["1 + 2?"]})
+    df = df.pipe(af.generate_column, column="messages", backend=model)
+    assert df["completion"].to_list() == [None]
+    assert df["completion_error"].to_list() == [None]
+    df = df.pipe(extend_chat, tool_calls="completion_call")
+    df = df.with_columns(result=pl.lit("3"), of=pl.lit("c1")).pipe(
+        extend_chat, reply="result", role="tool", tool_call_id="of"
+    )
+    assert df["messages_error"].to_list() == [None]
+    df = df.pipe(af.generate_column, column="messages", backend=model)
+    assert df["completion"].to_list() == ["It is 3, as c1 says."]
+    assert [turn["role"] for turn in df["messages"][0]] == ["user", "assistant", "tool"]
+
+
+def test_a_reply_without_text_that_calls_no_tool_breaks_the_chat_off() -> None:
+    calls = pl.Series("calls", [[], None], dtype=TOOL_CALLS)
+    df = pl.DataFrame({"messages": ["a", "b"], "completion": [None, None]}).with_columns(calls)
+    done = extend_chat(df, tool_calls="calls")
+    assert done["messages"].to_list() == [None, None]
+    assert done["messages_error"].struct.field("kind").to_list() == ["null_value", "null_value"]
+
+
+def test_calls_of_another_type_are_an_error() -> None:
+    df = pl.DataFrame({"messages": ["a"], "completion": ["b"], "calls": [1]})
+    with pytest.raises(FrameError, match="'calls' as the calls of tools"):
+        extend_chat(df, tool_calls="calls")
