@@ -13,6 +13,7 @@ from agora_frames.compose import recipe, steps, traced
 from agora_frames.errors import AgoraError
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
+from agora_frames.ledger.accounts import accounts
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
@@ -31,6 +32,7 @@ __all__ = [
     "Ledger",
     "Stage",
     "Store",
+    "accounts",
     "between",
     "boxed",
     "cached",

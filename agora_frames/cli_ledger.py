@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -15,6 +16,7 @@ from agora_frames.errors import BindError
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts, export
 from agora_frames.ledger.upkeep import remove, superseded, verify
+from agora_frames.meter import money
 
 __all__ = ["add_ledger_command"]
 
@@ -61,13 +63,20 @@ def _accounts(args: argparse.Namespace) -> None:
     )
     told = table.select(
         *by,
-        *("calls", "attempts", "answered", "prompt_tokens", "completion_tokens"),
-        pl.col("cost_usd").round(6),
-        pl.col("of_unknown_cost").alias("of unknown cost"),
+        *("calls", "answered"),
         pl.col("failures").list.eval(failures).list.join(", "),
+        pl.format("{} + {}", "prompt_tokens", "completion_tokens").alias("tokens in + out"),
+        pl.struct("cost_usd", "of_unknown_cost", "attempts").map_elements(_cost, return_dtype=pl.String).alias("cost"),
         pl.col("last_at").dt.strftime("%Y-%m-%d %H:%M").alias("last"),
     )
-    out.print(frame_table(told, title=f"Ledger {args.ledger}: {attempts} attempts"))
+    out.print(frame_table(told, title=f"Ledger {args.ledger}: {attempts} attempts", whole=True))
+
+
+def _cost(row: dict[str, Any]) -> str:
+    """A sum, a lower bound where some costs are not known, or that none is."""
+    if row["of_unknown_cost"] == row["attempts"]:
+        return "unknown"
+    return f"{'at least ' if row['of_unknown_cost'] else ''}{money(row['cost_usd'])}"
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -81,7 +90,7 @@ def _verify(args: argparse.Namespace) -> None:
     if findings.is_empty():
         out.print(f"The ledger {args.ledger} has no files.", markup=False)
         return
-    out.print(frame_table(findings, title=f"Ledger {args.ledger}"))
+    out.print(frame_table(findings, title=f"Ledger {args.ledger}", whole=True))
     bad = findings.filter(~pl.col("finding").is_in(["ok", "covered twice"]))
     out.print("Every file is whole." if bad.is_empty() else f"{bad.height} findings to look at; nothing was changed.")
 
@@ -92,7 +101,7 @@ def _gc(args: argparse.Namespace) -> None:
     if found.is_empty():
         out.print("Nothing is superseded: every file is needed.")
         return
-    out.print(frame_table(found, title=f"Superseded in {args.ledger}: {int(found['bytes'].sum()):,} bytes"))
+    out.print(frame_table(found, title=f"Superseded in {args.ledger}: {int(found['bytes'].sum()):,} bytes", whole=True))
     if not args.yes and not _agreed(out):
         out.print("Nothing was removed.")
         return

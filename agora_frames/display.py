@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import polars as pl
 from rich.console import Console
@@ -63,11 +64,12 @@ def _rowwise_after(flat: tuple[AnyStage, ...], index: int) -> Stage:
     return Stage("rest", run_steps, {"stages": tuple(following)})
 
 
-def frame_table(df: pl.DataFrame, *, title: str) -> Table:
-    """A small frame as a table: numbers to the right, long texts on one line."""
+def frame_table(df: pl.DataFrame, *, title: str, whole: bool = False) -> Table:
+    """A small frame as a table: numbers to the right. whole: what does not fit is folded, and not cut."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
     for name, dtype in df.schema.items():
-        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
+        overflow: Literal["fold", "ellipsis"] = "fold" if whole else "ellipsis"
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow=overflow)
     for row in df.iter_rows():
         table.add_row(*("" if value is None else escape(_short(value)) for value in row))
     return table

@@ -94,7 +94,8 @@ def run_planned(df: pl.DataFrame, *, stage: Stage, planned: list[dict[str, objec
     if not isinstance(backend := stage.params.get("backend"), Backend):
         raise BindError(f"{stage.name}() hides its backend: plan the recipe itself, before it is wrapped (traced(…)).")
     asking_nothing = _Planned(backend, read)
-    done = replace(stage, params={**stage.params, "backend": asking_nothing})(df)
+    unseen = {"observer": None} if "observer" in stage.params else {}
+    done = replace(stage, params={**stage.params, **unseen, "backend": asking_nothing})(df)
     planned.append({"step": stage.name, "rows": done.height, **asking_nothing.noted})
     return done
 
