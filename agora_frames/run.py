@@ -79,6 +79,7 @@ class Result:
             "prompt_tokens": calls["prompt_tokens"].sum(),
             "completion_tokens": calls["completion_tokens"].sum(),
             "cost_usd": calls["cost_usd"].sum() if known else None,
+            "priced_by": calls["priced_by"].drop_nulls().unique().sort().to_list(),
         }
 
 

@@ -37,7 +37,7 @@ _NO_SCRIPT = (
 
 
 def connect(
-    url: str,
+    url: str = "",
     *,
     ledger: str | Path | Ledger = ".agora/ledger",
     offline: bool = False,
@@ -48,9 +48,10 @@ def connect(
     """The backend for a model's name, durable by default: what it once answered is never asked again.
 
     url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `http://host:8000/v1` (with `model=`),
-    `scripted:module:function`. ledger: the folder or address where every reply is recorded. offline: ask nothing; what
-    the ledger lacks is listed. max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed
-    them is not asked (see `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
+    `scripted:module:function`; none for an `openai.AsyncOpenAI` of your own: connect(client=…, model=…).
+    ledger: the folder or address where every reply is recorded. offline: ask nothing; what the ledger lacks is listed.
+    max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed them is not asked (see
+    `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
     Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
@@ -59,6 +60,8 @@ def connect(
     remembered(openai_chat('tiny', endpoint='http://127.0.0.1:8000/v1'), ledger='.agora/ledger')
     """
     opened = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    if not url and "client" in options and "model" in options:
+        url = f"openai:{options.pop('model')}"
     backend = _backend(url, options)
     return remembered(backend, ledger=opened, offline=offline, max_cost=max_cost, max_tokens_total=max_tokens_total)
 

@@ -212,3 +212,16 @@ def test_without_the_weights_the_exact_command_is_told(tmp_path: Path) -> None:
 def test_a_ledger_that_is_no_place_is_refused(url: str) -> None:
     with pytest.raises(StorageError):
         connect("scripted:builtins:str", ledger=url)
+
+
+def test_a_client_of_ones_own_needs_no_url() -> None:
+    import openai
+
+    client = openai.AsyncOpenAI(api_key="k", base_url="http://h/v1")
+    for backend in (connect(client=client, model="m"), connect("openai:m", client=client)):
+        assert (backend.endpoint, backend.model) == ("http://h/v1", "m")
+
+
+def test_without_a_name_what_is_possible_is_told() -> None:
+    with pytest.raises(UnknownModelError, match="What there is"):
+        connect()
