@@ -37,7 +37,8 @@ def add_ledger_command(sub: argparse.ArgumentParser, parents: list[argparse.Argu
     exports = add("export", _export, "write the attempts to a file: .parquet, .jsonl or .csv")
     exports.add_argument("to", help="the file, or any fsspec URL")
     for name in ("run", "recipe", "model", "endpoint"):
-        exports.add_argument(f"--{name}", help=f"only those of this {name}")
+        # Not `recipe`: that is the name of the one to run (see `cli`).
+        exports.add_argument(f"--{name}", dest=f"of_{name}", metavar=name.upper(), help=f"only those of this {name}")
     exports.add_argument("--since", type=_moment, metavar="DAY", help="only those from this day on: 2026-11-22 (UTC)")
     exports.add_argument("--until", type=_moment, metavar="DAY", help="only those before this day")
     add("verify", _verify, "read every file, and say what is found; nothing is changed")
@@ -80,8 +81,8 @@ def _cost(row: dict[str, Any]) -> str:
 
 
 def _export(args: argparse.Namespace) -> None:
-    named = {name: getattr(args, name) for name in ("run", "recipe", "model", "endpoint", "since", "until")}
-    written = export(Ledger(args.ledger), args.to, **named)
+    named = {name: getattr(args, f"of_{name}") for name in ("run", "recipe", "model", "endpoint")}
+    written = export(Ledger(args.ledger), args.to, **named, since=args.since, until=args.until)
     Console(highlight=False).print(f"Wrote {written} attempts to {args.to}.", markup=False, soft_wrap=True)
 
 
@@ -111,7 +112,10 @@ def _gc(args: argparse.Namespace) -> None:
 def _agreed(out: Console) -> bool:
     if not sys.stdin.isatty():
         raise BindError("`agora ledger gc` asks before it removes anything, and nobody can answer here: give --yes.")
-    return out.input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return out.input("Remove them? [y/N] ", markup=False).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _compact(args: argparse.Namespace) -> None:

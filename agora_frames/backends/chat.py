@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
+import orjson
 import polars as pl
 
 from agora_frames.frames import REPLIES
@@ -67,10 +68,12 @@ def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, pric
     choice, message = choices[0], _mapping(choices[0].get("message"))
     reply["text"], reply["finish_reason"] = _text(message.get("content")), _text(choice.get("finish_reason"))
     reply["reasoning"] = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
-    if message.get("tool_calls"):
-        reply["tool_calls"] = [_tool_call(_mapping(call)) for call in message["tool_calls"]]
-    if choice.get("logprobs"):
-        reply["logprobs"] = [_token(each) for each in _mapping(choice["logprobs"]).get("content") or []]
+    if calls := _mappings(message.get("tool_calls")):
+        reply["tool_calls"] = [_tool_call(call) for call in calls]
+    if tokens := _mappings(_mapping(choice.get("logprobs")).get("content")):
+        reply["logprobs"] = [
+            {**_token(each), "top": [_token(other) for other in _mappings(each.get("top_logprobs"))]} for each in tokens
+        ]
     if refusal := _text(message.get("refusal")):
         return reply | failed(key, "refused", refusal)
     if reply["finish_reason"] in _FINISHED_BADLY:
@@ -91,13 +94,21 @@ def _used(usage: Mapping[str, Any], prices: Prices | None) -> dict[str, Any]:
 
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Its arguments are the JSON text that the model wrote, or that of the object that some servers make of it."""
     function = _mapping(call.get("function"))
-    return {"id": call.get("id"), "name": function.get("name"), "arguments": function.get("arguments")}
+    said = {"id": call.get("id"), "name": function.get("name"), "arguments": function.get("arguments")}
+    return {
+        name: value if isinstance(value, str | None) else orjson.dumps(value).decode() for name, value in said.items()
+    }
 
 
-def _token(each: Any) -> dict[str, Any]:
-    top = [{"token": t.get("token"), "logprob": t.get("logprob")} for t in each.get("top_logprobs") or []]
-    return {"token": each.get("token"), "logprob": each.get("logprob"), "top": top}
+def _token(each: Mapping[str, Any]) -> dict[str, Any]:
+    logprob: Any = each.get("logprob")
+    return {"token": _text(each.get("token")), "logprob": float(logprob) if type(logprob) in (int, float) else None}
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -105,7 +116,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def _text(value: object) -> str | None:

@@ -105,6 +105,7 @@ class _Window:
         while True:
             if not await self._waits(self._reserved(key, total, cost)):
                 self.put(over_budget(key))
+                await asyncio.sleep(0)  # else thousands of such rows in a row would hold up what is in flight
                 return
             try:
                 await self._waits(asking.limits.enter(asked // 4 + (most or 0), again=retry.is_again))

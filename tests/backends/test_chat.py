@@ -116,6 +116,40 @@ def test_a_body_without_a_text_is_a_bad_reply_and_no_crash(strange: dict[str, An
     assert (kind(row), row["text"], row["prompt_tokens"]) == ("bad_reply", None, 7)
 
 
+STRANGE_PARTS: list[dict[str, Any]] = [
+    {"tool_calls": 5},
+    {"tool_calls": [5, None]},
+    {"tool_calls": [{"id": 7, "function": {"name": None, "arguments": {"a": 1}}}]},
+    {"tool_calls": [{"function": 3}]},
+]
+
+
+@pytest.mark.parametrize("message", STRANGE_PARTS, ids=str)
+def test_calls_of_tools_in_an_odd_shape_lose_no_reply(message: dict[str, Any]) -> None:
+    row = read(body({"content": "Hi", **message}))
+    assert (row["text"], row["error"]) == ("Hi", None)
+
+
+def test_arguments_that_come_as_an_object_are_kept_as_its_json() -> None:
+    calls = [{"id": 7, "function": {"name": "f", "arguments": {"a": 1}}}]
+    assert read(body({"content": "Hi", "tool_calls": calls}))["tool_calls"] == [
+        {"id": "7", "name": "f", "arguments": '{"a":1}'}
+    ]
+
+
+@pytest.mark.parametrize("content", [5, [5], [{"token": 3, "logprob": "x", "top_logprobs": [3]}], [{}]], ids=str)
+def test_log_probabilities_in_an_odd_shape_lose_no_reply(content: Any) -> None:
+    choice = {"message": {"content": "Hi"}, "finish_reason": "stop", "logprobs": {"content": content}}
+    assert read({"choices": [choice]})["text"] == "Hi"
+
+
+@pytest.mark.parametrize("count", [-5, True, 10**30, 1.5, "3"])
+def test_a_count_that_is_none_is_null(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": count}}
+    row = read(body(usage=usage), prices=(1.0, 1.0))
+    assert (row["prompt_tokens"], row["cached_tokens"], row["cost_usd"]) == (None, None, None)
+
+
 # Frames
 
 
