@@ -50,6 +50,9 @@ MALFORMED: tuple[type[BaseException], ...] = (
     *(OSError, EOFError, ValueError, TypeError, LookupError),
 )
 
+# Of a Parquet file's row groups: all of a group is in memory, encoded, until it is written.
+_ROWS_AT_ONCE = 10_000
+
 _REMEDY = "Cast or drop that, or write Parquet (all but Python objects) or JSONL (all but bytes)."
 
 
@@ -91,7 +94,7 @@ def encode(df: pl.DataFrame, format: Format, url: str) -> bytes:
         raise FrameError(f"{url!r} is {format}, which cannot hold {df.height} rows without a column. {_REMEDY}")
     buffer = BytesIO()
     writers: dict[Format, Callable[[BytesIO], object]] = {
-        "parquet": df.write_parquet,
+        "parquet": partial(df.write_parquet, row_group_size=_ROWS_AT_ONCE),
         "jsonl": df.write_ndjson,
         "json": df.write_json,
         "csv": df.write_csv,

@@ -19,9 +19,10 @@ from agora_frames.types import Backend, BoundedObserver, Observer
 __all__ = ["generate_column"]
 
 # Rows, their requests and the replies so far: the rows with their three columns.
-_Finish: TypeAlias = Callable[[pl.DataFrame, pl.DataFrame, list[pl.DataFrame]], pl.DataFrame]
+_Finish: TypeAlias = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], pl.DataFrame]
 
 _TOLD_EVERY_S = 0.25
+_ROWS_AT_ONCE = 5_000
 _OURS = ("messages", "model", "n", "seed", "stream")
 
 
@@ -77,14 +78,13 @@ def generate_column(
     requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
     finished = partial(_finished, into=into, backend=backend)
     replies: list[pl.DataFrame] = []
-    stream = backend(_asked(requests))
-    requests = requests.drop("messages")  # the backend has them: they are as large as the prompts
+    stream, requests = backend(_asked(requests)), requests.drop("messages")  # which are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):
         for batch in stream:
-            replies.append(as_replies(batch, backend).filter(~pl.col("retried")))
+            replies.append(_last_attempts(as_replies(batch, backend)))
             teller.hear(replies[-1])
-        done = finished(rows, requests, replies)
+        done = finished(rows, requests, _drained(replies))
         teller.end(done)
     return done
 
@@ -109,7 +109,7 @@ class _Teller:
             keys = pl.concat(self.fresh)["key"].implode()
             new = self.requests["key"].is_in(keys).fill_null(False) & ~self.told
             if new.any():
-                self.observer(self.finished(self.rows.filter(new), self.requests.filter(new), self.fresh))
+                self.observer(self.finished(self.rows.filter(new), self.requests.filter(new), _drained(self.fresh)))
             self.told, self.fresh, self.last = self.told | new, [], time.monotonic()
 
     def end(self, done: pl.DataFrame) -> None:
@@ -176,27 +176,44 @@ def _asked(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.filter(pl.col("key").is_not_null()).unique("key", keep="first", maintain_order=True)
 
 
+def _last_attempts(replies: pl.DataFrame) -> pl.DataFrame:
+    """Without those that are asked again; mostly that is all of them, which need not be copied."""
+    return replies.filter(~replies["retried"]) if replies["retried"].any() else replies
+
+
+def _drained(replies: list[pl.DataFrame]) -> pl.DataFrame:
+    """All of them in one piece; the list is empty then, so that they are not there twice."""
+    whole = pl.concat([REPLIES.to_frame(), *replies], rechunk=True)
+    replies.clear()
+    return whole
+
+
 def _finished(
-    rows: pl.DataFrame, requests: pl.DataFrame, replies: list[pl.DataFrame], into: str, backend: Backend
+    rows: pl.DataFrame, requests: pl.DataFrame, replies: pl.DataFrame, into: str, backend: Backend
 ) -> pl.DataFrame:
     """The rows with their three columns."""
-    first = pl.concat([REPLIES.to_frame(), *replies]).unique("key", keep="first", maintain_order=True)
-    answers = requests.select("key", "sampling").join(
-        first.with_columns(answered=True), on="key", how="left", maintain_order="left"
-    )
+    places = replies.select("key").with_row_index("place").unique("key", keep="first")
+    asked = requests.select("key", "sampling").join(places, on="key", how="left", maintain_order="left")
+    parts = asked.iter_slices(_ROWS_AT_ONCE) if asked.height else [asked]
+    columns = pl.concat([_columns(part, replies, into, backend) for part in parts])
+    return rows.with_columns(columns.get_columns())
+
+
+def _columns(asked: pl.DataFrame, replies: pl.DataFrame, into: str, backend: Backend) -> pl.DataFrame:
+    """The three columns of some rows, of which `asked` says in which place of `replies` theirs are."""
     known = {"endpoint": pl.lit(backend.endpoint), "model": pl.lit(backend.model)}
     call = pl.struct([known.get(f.name, pl.col(f.name)).alias(f.name) for f in CALL.fields])
-    columns = answers.select(
+    answered = pl.col("place").is_not_null()
+    return asked.with_columns(replies.drop("key")[asked["place"]]).select(
         pl.col("text").alias(into),
         pl.when(pl.col("key").is_null())
         .then(_error("no_prompt", "the prompt is null"))
-        .when(pl.col("answered").is_null())
+        .when(~answered)
         .then(_error("bad_reply", "the backend ended without a reply to this request"))
         .otherwise("error")
         .alias(f"{into}_error"),
-        pl.when("answered").then(call).cast(CALL).alias(f"{into}_call"),
+        pl.when(answered).then(call).cast(CALL).alias(f"{into}_call"),
     )
-    return rows.with_columns(columns.get_columns())
 
 
 def _error(kind: str, message: str) -> pl.Expr:

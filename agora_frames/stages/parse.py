@@ -16,6 +16,8 @@ from agora_frames.types import Parser
 __all__ = ["parse_column"]
 
 Dtypes = dict[str, pl.DataType]
+# So few that what is made on the way to the values stays small; how many does not change a value.
+_ROWS_AT_ONCE = 2_000
 
 
 @stage(rowwise=True)
@@ -57,7 +59,9 @@ def parse_column(
             f"parse_column() would write over {error!r}, the reasons of an earlier parse of {column!r} into other "
             "columns. Take all values with one parser, or rename that column first, to a name that ends in '_error'."
         )
-    parsed = _parsed(df[column].cast(pl.String), parser, dtypes, error)
+    texts = df[column].cast(pl.String)
+    parts = [texts[at : at + _ROWS_AT_ONCE] for at in range(0, max(df.height, 1), _ROWS_AT_ONCE)]
+    parsed = pl.concat([_parsed(part, parser, dtypes, error) for part in parts])
     df = df.with_columns(parsed.get_columns())
     if df.schema.get(f"{column}_error") != ERROR:
         return df

@@ -24,7 +24,7 @@ __all__ = ["render_prompts", "template_file"]
 _LONGEST = 10_000_000
 # The environment joins what is printed in parts of so many pieces, and looks at the length after the first.
 _PIECES = 1000
-_ROWS_AT_ONCE = 5000
+_ROWS_AT_ONCE = 1000
 _ROLE_LINE = re.compile(r"^\[\[(system|user|assistant)\]\][ \t]*$", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

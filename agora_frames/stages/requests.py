@@ -26,7 +26,7 @@ _FURTHER: dict[str, tuple[Any, ...]] = {
 _IMAGES = (pl.String, pl.Binary, *_FURTHER["images"])
 # How the files of each kind of image begin.
 _MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 1_000
 
 
 def build_requests(

@@ -50,7 +50,7 @@ def validate(
     df = df.drop("valid", "failures", strict=False)
     errors = [pl.col(name).is_not_null() for name in error_columns(df)]
     failed = df.select(pl.any_horizontal(pl.repeat(False, pl.len()), *errors)).to_series()
-    found = _failures(df.filter(~failed), rules)
+    found = _failures(df.filter(~failed) if failed.any() else df, rules)
     # Positions among the judged rows become positions among all.
     found = found.with_columns((~failed).arg_true().gather(found["row"]).alias("row"))
     if on_invalid == "raise" and found.height:

@@ -694,3 +694,14 @@ def test_a_backend_that_yields_no_replies_is_told_what_to_yield(said: Any) -> No
     df = pl.DataFrame({"row_id": ["r"], "prompt": ["p"]})
     with pytest.raises(FrameError, match=r"frames\.REPLIES"):
         generate_column(df, backend=Own())
+
+
+def test_many_rows_each_get_their_own_reply() -> None:
+    texts = [None if n % 11 == 0 else str(n) for n in range(5_300)]
+    error = pl.Series(
+        "prompt_error", [None if t else {"kind": "null_value", "message": "m"} for t in texts], dtype=ERROR
+    )
+    df = pl.DataFrame({"row_id": [f"r{n}" for n in range(5_300)], "prompt": texts}).with_columns(error)
+    done = generate_column(df, backend=scripted(lambda messages: messages[-1]["content"] * 2))
+    assert done["completion"].to_list() == [t and t * 2 for t in texts]
+    assert done["completion_error"].is_null().to_list() == [t is not None for t in texts]

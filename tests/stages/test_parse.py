@@ -433,3 +433,14 @@ def test_the_code_of_code_seeds_is_found():
     done = parse_column(seeds, column="response", parser=code_block("python"), into="code")
     assert done["code"].null_count() == 0
     assert done["code"].str.contains("def ").all()
+
+
+def test_many_rows_are_parsed_like_each_of_them() -> None:
+    texts = [None if n % 7 == 0 else f"[A] {n} [/A]" if n % 3 else f"none {n}" for n in range(4_100)]
+    df = pl.DataFrame({"reply": texts}, schema={"reply": pl.String})
+    whole = parse_column(df, column="reply", parser=tagged("A"), into={"a": pl.Int64})
+    halves = [
+        parse_column(half, column="reply", parser=tagged("A"), into={"a": pl.Int64}) for half in (df[:777], df[777:])
+    ]
+    assert_frame_equal(whole, pl.concat(halves))
+    assert whole["a"].drop_nulls().to_list() == [n for n in range(4_100) if n % 7 and n % 3]
