@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import polars as pl
 from agora_frames.errors import BindError
 from agora_frames.types import Reply
 
-__all__ = ["Budget", "most_tokens"]
+__all__ = ["Budget", "most_completion", "most_tokens"]
 
 # Kinds that an endpoint turns away at the door, and those of what was never sent: nothing is charged for them.
 _UNPAID = ("rate_limited", "bad_request", "context_too_long", "not_asked", "over_budget")
@@ -224,6 +224,18 @@ _UNBOUNDED = {
         "Nothing was asked."
     ),
 }
+
+
+def most_completion(settings: Mapping[str, Any]) -> int | None:
+    """The most tokens that a reply with these settings can have; None where nothing says so.
+
+    Some servers heed `max_tokens`, some `max_completion_tokens`: where both are given it is the larger.
+
+    >>> most_completion({"max_tokens": 10, "max_completion_tokens": 500})
+    500
+    """
+    given = (settings.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    return max((most for most in given if isinstance(most, int)), default=None)
 
 
 def most_tokens(messages: str, max_tokens: int | None, *, sampling: str = "") -> tuple[int, int | None]:

@@ -12,27 +12,31 @@ from agora_frames.backends.transport import Answer
 from agora_frames.errors import AuthenticationError, UnknownModelError
 from agora_frames.prices import Prices
 
-__all__ = ["TRANSIENT", "raise_if_fatal", "read_answer", "said"]
+__all__ = ["TRANSIENT", "is_filtered", "raise_if_fatal", "read_answer", "said"]
 
 # Kinds of failures that another try may mend; a rate limit is no failure, it is waited out.
 TRANSIENT = frozenset({"timeout", "connection", "server_error", "bad_reply"})
 _LONGEST_SAID = 500
+_FILTERS = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 
 
-def read_answer(key: str, answer: Answer, *, latency_s: float, prices: Prices | None) -> dict[str, Any]:
+def read_answer(
+    key: str, answer: Answer, *, latency_s: float, prices: Prices | None, hidden: str = ""
+) -> dict[str, Any]:
     """The reply that an answer holds, or the kind of failure that it is.
 
+    hidden: the API key, which an endpoint may repeat: it is cut out of what it says.
     What was turned away at the door costs nothing, where prices are known; of what broke later nobody knows.
     """
     if answer.status == 200:
         body = _body(answer.content)
         if isinstance(body, dict) and not ("error" in body and "choices" not in body):
             return read_completion(key, body, latency_s=latency_s, prices=prices)
-        what = said(answer) if isinstance(body, dict) else "the body is no chat completion"
+        what = said(answer, hidden) if isinstance(body, dict) else "the body is no chat completion"
         return failed(key, "bad_reply", what, latency_s=latency_s)
     kind = _kind(answer)
     free = {"cost_usd": 0.0, "priced_by": prices.source} if prices and kind != "server_error" else {}
-    return failed(key, kind, said(answer), latency_s=latency_s, **free)
+    return failed(key, kind, said(answer, hidden), latency_s=latency_s, **free)
 
 
 def _body(content: bytes) -> Any:
@@ -43,11 +47,13 @@ def _body(content: bytes) -> Any:
         pass
     try:
         return paired(json.loads(content))  # orjson refuses half a surrogate pair, and with it a whole reply
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _kind(answer: Answer) -> str:
+    if is_filtered(answer):
+        return "content_filtered"
     # One request above the whole limit of a minute will never be let in.
     if answer.status == 429 and "request too large" not in said(answer).lower():
         return "rate_limited"
@@ -57,13 +63,24 @@ def _kind(answer: Answer) -> str:
     return "context_too_long" if "context_length" in text or "context length" in text else "bad_request"
 
 
-def said(answer: Answer) -> str:
-    """What the endpoint says about an error, in one line."""
+def is_filtered(answer: Answer) -> bool:
+    """Whether it was the content of this one request that was turned away: Azure says 400, OpenRouter 403."""
+    error = _error(answer)
+    inner, metadata = error.get("innererror"), error.get("metadata")
+    codes = [error.get("code"), inner.get("code") if isinstance(inner, dict) else None]
+    return answer.status in (400, 403) and (
+        any(isinstance(code, str) and code in _FILTERS for code in codes)
+        or (isinstance(metadata, dict) and bool(metadata.keys() & {"reasons", "flagged_input"}))
+    )
+
+
+def said(answer: Answer, hidden: str = "") -> str:
+    """What the endpoint says about an error, in one line, without the key that is to be hidden."""
     error = _error(answer)
     text = error.get("message") or error.get("detail") or error.get("error")
     if not isinstance(text, str):
-        text = answer.content[:_LONGEST_SAID].decode("utf-8", "replace")
-    text = " ".join(text.split())
+        text = answer.content[: 100 * _LONGEST_SAID].decode("utf-8", "replace")
+    text = " ".join((text.replace(hidden, "[the API key]") if hidden else text).split())
     return f"{answer.status}: {text[:_LONGEST_SAID] or 'an empty body'}"
 
 
@@ -75,12 +92,13 @@ def _error(answer: Answer) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {"error": inner}
 
 
-def raise_if_fatal(answer: Answer, *, endpoint: str, model: str, variable: str, told: str) -> None:
+def raise_if_fatal(answer: Answer, *, endpoint: str, model: str, variable: str, hidden: str) -> None:
     """Raises what concerns all requests: a refused key, an unknown model, an account without credit.
 
-    variable: the environment variable of the key. told: what the endpoint says, without secrets.
+    variable: the environment variable of the key. hidden: the key itself.
     """
-    if answer.status in (401, 403):
+    told = said(answer, hidden)
+    if answer.status in (401, 403) and not is_filtered(answer):
         raise AuthenticationError(
             f"{endpoint} refused the API key ({told}). Nothing that was answered is lost. "
             f"Set a valid key, export {variable}=…, and run again."

@@ -20,6 +20,7 @@ __all__ = [
     "FREE",
     "NO_DESK",
     "Put",
+    "Stop",
     "failed",
     "frame_of",
     "over_budget",
@@ -37,10 +38,22 @@ Put: TypeAlias = Callable[[Reply], None]
 # Replies are gathered for so long, since a frame costs as much as many replies.
 _GATHERED_S = 0.05
 _ROWS_AT_ONCE = 500
+_LOOKS_UP_EVERY_S = 0.005
+# Two interruptions within so long are one.
+_SAME_PRESS_S = 0.4
 
+# What servers call an end that is none, and what it is here.
+_CUT = ("truncated", "the reply reached max_tokens or the end of the context")
+_BROKEN = ("server_error", "the endpoint gave up in the middle of the reply")
 _FINISHED_BADLY = {
-    "length": ("truncated", "the reply reached max_tokens or the end of the context"),
+    "length": _CUT,
+    "max_tokens": _CUT,
+    "model_length": _CUT,
     "content_filter": ("content_filtered", "the endpoint's content filter stopped the reply"),
+    "error": _BROKEN,
+    "abort": _BROKEN,
+    "aborted": _BROKEN,
+    "cancelled": _BROKEN,
 }
 
 
@@ -76,10 +89,15 @@ def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, pric
         ]
     if refusal := _text(message.get("refusal")):
         return reply | failed(key, "refused", refusal)
-    if reply["finish_reason"] in _FINISHED_BADLY:
-        return reply | failed(key, *_FINISHED_BADLY[reply["finish_reason"]])
+    unfinished = reply["finish_reason"] is None
+    if broken := _mapping(choice.get("error")) or (unfinished and _mapping(body.get("error"))):
+        return reply | failed(key, "server_error", _text(broken.get("message")) or str(dict(broken)))
+    if bad := _FINISHED_BADLY.get((reply["finish_reason"] or "").lower()):
+        return reply | failed(key, *bad)
     if reply["text"] is None and "tool_calls" not in reply:
-        return reply | failed(key, "bad_reply", f"the reply has no text (finish_reason {reply['finish_reason']!r})")
+        # Such as a model that thought, and then said nothing: paid for, and the same when it is asked again.
+        kind = "empty" if "content" in message and message["content"] is None else "bad_reply"
+        return reply | failed(key, kind, f"the reply has no text (finish_reason {reply['finish_reason']!r})")
     return reply
 
 
@@ -170,7 +188,27 @@ def paired(value: Any) -> Any:
     return type(value)(map(paired, value)) if isinstance(value, list | tuple) else value
 
 
-def streamed(work: Callable[[Put, threading.Event], None]) -> Iterator[pl.DataFrame]:
+class Stop:
+    """A flag between threads that no signal can leave half set, as it can a `threading.Event`."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Until it is set, or the time is over; says whether it is set."""
+        until = time.monotonic() + timeout_s
+        while not self._set and (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(left_s, _LOOKS_UP_EVERY_S))
+        return self._set
+
+
+def streamed(work: Callable[[Put, Stop], None]) -> Iterator[pl.DataFrame]:
     """Runs `work(put, stop)` on a thread of its own, and yields what it puts.
 
     `work` records each reply before it puts it, so nothing hangs on who reads the frames, or whether anybody does.
@@ -180,7 +218,7 @@ def streamed(work: Callable[[Put, threading.Event], None]) -> Iterator[pl.DataFr
     """
     arrived: list[Reply] = []
     raised: list[BaseException] = []
-    stop, ended = threading.Event(), threading.Event()
+    stop, ended = Stop(), Stop()
 
     def run() -> None:
         try:
@@ -190,8 +228,7 @@ def streamed(work: Callable[[Put, threading.Event], None]) -> Iterator[pl.DataFr
         finally:
             ended.set()
 
-    thread = threading.Thread(target=run, name="agora-backend", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="agora-backend", daemon=True).start()
     try:
         while not (ended.wait(_GATHERED_S) and not arrived):
             if arrived:
@@ -201,19 +238,23 @@ def streamed(work: Callable[[Put, threading.Event], None]) -> Iterator[pl.DataFr
         if raised:
             raise raised[0]
     finally:
-        # One Ctrl-C in the midst of Polars is raised by Polars, and again by Python (pola-rs/polars#23988).
-        try:  # noqa: SIM105 - `suppress` would be interrupted before it begins
-            time.sleep(0)
+        _settle(stop, ended)
+
+
+def _settle(stop: Stop, ended: Stop) -> None:
+    """Waits for what is in flight.
+
+    What comes within a moment of the first Ctrl-C is the same one: a runner may pass it on that the terminal sends too,
+    and Polars raises it when Python does as well (pola-rs/polars#23988).
+    """
+    begun, told = time.monotonic(), False
+    while not ended.is_set() and not sys.is_finalizing():
+        try:
+            stop.set()
+            if not told and not ended.wait(_LOOKS_UP_EVERY_S):
+                told = True
+                _log.warning("interrupted: waiting for the replies in flight, which are kept (Ctrl-C again: stop now)")
+            ended.wait(_GATHERED_S)
         except KeyboardInterrupt:
-            pass
-        stop.set()
-        _settle(ended)
-
-
-def _settle(ended: threading.Event) -> None:
-    """Waits for what is in flight."""
-    if not ended.is_set() and not sys.is_finalizing():
-        _log.warning("interrupted: waiting for the replies in flight, which are kept (Ctrl-C again: stop now)")
-        # Polars' signal handler restarts a wait that Ctrl-C should end (pola-rs/polars#21739): waits are kept short.
-        while not ended.wait(_GATHERED_S) and not sys.is_finalizing():
-            pass
+            if time.monotonic() - begun > _SAME_PRESS_S:
+                raise

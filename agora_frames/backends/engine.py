@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from agora_frames.backends.answers import TRANSIENT, raise_if_fatal, read_answer, said
-from agora_frames.backends.chat import Put, failed, over_budget
+from agora_frames.backends.answers import TRANSIENT, raise_if_fatal, read_answer
+from agora_frames.backends.chat import Put, Stop, failed, over_budget
 from agora_frames.backends.headers import asked_s
 from agora_frames.backends.limits import Limits
 from agora_frames.backends.retry import Health, Retry
@@ -23,12 +23,16 @@ from agora_frames.types import Desk
 
 __all__ = ["Asking", "ask_all"]
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 # key, messages, sampling: the last two JSON.
 Request: TypeAlias = tuple[str, str, str]
 
 _LOOKS_UP_EVERY_S = 0.1
-_WAITS_FOR_BUDGET_S = 0.02
+_WAITS_FOR_BUDGET_S = 0.1
+# What a gateway says when the server behind it is gone, or not there yet.
+_GATEWAY = {502, 503, 504, 521, 522, 523}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Asking:
     connected: Callable[[], AbstractAsyncContextManager[Post]]
 
 
-async def ask_all(asking: Asking, rows: Iterator[Request], *, workers: int, put: Put, stop: threading.Event) -> None:
+async def ask_all(asking: Asking, rows: Iterator[Request], *, workers: int, put: Put, stop: Stop) -> None:
     """Asks every row, as many at once as the limits let; rows are taken as workers become free.
 
     When `stop` is set, what waits is given up, and what is in flight is waited for and recorded.
@@ -61,13 +65,15 @@ async def ask_all(asking: Asking, rows: Iterator[Request], *, workers: int, put:
         window = _Window(asking, rows, post, put)
         tasks = [asyncio.create_task(window.work()) for _ in range(workers)]
         watch = asyncio.create_task(window.watch(stop))
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         window.halt()
+        error = next((e for task in done if not task.cancelled() and (e := task.exception())), None)
+        if error is not None and window.in_flight:
+            _log.warning("the run stops (%s): waiting for %d replies in flight", error, window.in_flight)
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         watch.cancel()
-    for error in ended:
-        if error is not None and not isinstance(error, asyncio.CancelledError):
-            raise error
+    if error := error or next((e for e in ended if e and not isinstance(e, asyncio.CancelledError)), None):
+        raise error
 
 
 @dataclass
@@ -77,6 +83,7 @@ class _Window:
     post: Post
     put: Put
     halted: bool = False
+    in_flight: int = 0
     waiting: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def halt(self) -> None:
@@ -85,7 +92,7 @@ class _Window:
         for task in self.waiting:
             task.cancel()
 
-    async def watch(self, stop: threading.Event) -> None:
+    async def watch(self, stop: Stop) -> None:
         while not stop.is_set():
             await asyncio.sleep(_LOOKS_UP_EVERY_S)
         self.halt()
@@ -112,7 +119,10 @@ class _Window:
             except asyncio.CancelledError:
                 asking.desk.release(key)
                 raise
-            wait_s = self._settled(*await self._try(key, body), retry)
+            self.in_flight += 1
+            attempt = await self._try(key, body)
+            self.in_flight -= 1
+            wait_s = self._settled(*attempt, retry)
             if wait_s is None:
                 return
             await self._waits(asyncio.sleep(wait_s))
@@ -138,27 +148,33 @@ class _Window:
             await asyncio.sleep(_WAITS_FOR_BUDGET_S)
 
     async def _try(self, key: str, body: bytes) -> tuple[dict[str, Any], Answer | None, bool]:
-        """The reply to one attempt, the answer that it was read from, and whether nobody listens there."""
-        begun = time.perf_counter()
+        """The reply to one attempt, the answer that it was read from, and whether nothing was sent at all."""
+        asking, begun = self.asking, time.perf_counter()
+        answer, unsent = None, False
         try:
             answer = await self.post(body)
+            latency_s = time.perf_counter() - begun
+            reply = read_answer(key, answer, latency_s=latency_s, prices=asking.prices, hidden=asking.hidden)
+            return reply, answer, False
         except Unanswered as exc:
-            reply = failed(key, exc.kind, self._clean(str(exc)), latency_s=time.perf_counter() - begun)
-            if exc.unsent and self.asking.prices is not None:
-                free = {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
-                reply |= {**free, "priced_by": self.asking.prices.source}
-            return reply, None, exc.unsent
-        reply = read_answer(key, answer, latency_s=time.perf_counter() - begun, prices=self.asking.prices)
-        if "error" in reply:
-            reply["error"]["message"] = self._clean(reply["error"]["message"])
-        return reply, answer, False
+            kind, message, unsent = exc.kind, str(exc), exc.unsent
+        except Exception as exc:  # of a client of the user's, or a body that nobody foresaw: one row's failure
+            kind, message = "connection" if answer is None else "bad_reply", f"{type(exc).__name__}: {exc}"
+        if asking.hidden:
+            message = message.replace(asking.hidden, "[the API key]")
+        reply = failed(key, kind, message, latency_s=time.perf_counter() - begun)
+        if unsent and asking.prices is not None:
+            free = {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+            reply |= {**free, "priced_by": asking.prices.source}
+        return reply, answer, unsent
 
-    def _settled(self, reply: dict[str, Any], answer: Answer | None, dead: bool, retry: Retry) -> float | None:
+    def _settled(self, reply: dict[str, Any], answer: Answer | None, unsent: bool, retry: Retry) -> float | None:
         """Records an attempt, and only then lets the next be sent; gives the seconds until the next try, or None."""
         kind = reply["error"]["kind"] if "error" in reply else None
+        headers = None if answer is None else answer.headers
         try:
             try:
-                wait_s = self._next(reply, kind, answer, dead, retry)
+                wait_s = self._next(reply, kind, answer, unsent, retry)
                 reply["retried"] = wait_s is not None
             finally:
                 self.asking.desk.record(reply)
@@ -170,12 +186,10 @@ class _Window:
         finally:
             used = (reply.get("prompt_tokens") or 0) + (reply.get("completion_tokens") or 0)
             unused = 0 if kind == "rate_limited" else None
-            self.asking.limits.leave(
-                kind, headers=answer.headers if answer is not None else None, tokens=used or unused
-            )
+            self.asking.limits.leave(kind, headers=headers, tokens=used or unused)
 
     def _next(
-        self, reply: dict[str, Any], kind: str | None, answer: Answer | None, dead: bool, retry: Retry
+        self, reply: dict[str, Any], kind: str | None, answer: Answer | None, unsent: bool, retry: Retry
     ) -> float | None:
         """Seconds until the next try of this request, or None. Raises what concerns all."""
         asking, now = self.asking, time.monotonic()
@@ -184,24 +198,17 @@ class _Window:
         if kind is None:
             return None
         if answer is not None and answer.status != 200:
-            raise_if_fatal(
-                answer,
-                endpoint=asking.endpoint,
-                model=asking.model,
-                variable=asking.variable,
-                told=self._clean(said(answer)),
-            )
-        wait_s = retry.wait(kind, asked_s=asked_s(answer.headers) if answer is not None else None, dead=dead)
+            whose = {"endpoint": asking.endpoint, "model": asking.model, "variable": asking.variable}
+            raise_if_fatal(answer, **whose, hidden=asking.hidden)
+        gone = unsent or (answer is not None and answer.status in _GATEWAY)
+        asked = asked_s(answer.headers) if answer is not None else None
+        wait_s = retry.wait(kind, now=now, asked_s=asked, gone=gone, unsent=unsent)
         if wait_s is None and kind in TRANSIENT:
             asking.health.failed_rows += 1
-        if (dead and retry.is_dead(now=now)) or asking.health.is_useless():
-            what = "nobody answers at" if dead else "nothing but failures come from"
+        if (unsent and retry.is_dead(now=now)) or asking.health.is_useless():
+            what = "nobody answers at" if unsent else "nothing but failures come from"
             raise EndpointError(
                 f"{what} {asking.endpoint} ({reply['error']['message']}). Is the server running, the address right, "
                 "and the request one that it takes? Nothing that was answered is lost: run again when it is."
             )
         return wait_s
-
-    def _clean(self, message: str) -> str:
-        """A message without the key, which an endpoint may repeat."""
-        return message.replace(self.asking.hidden, "[the API key]") if self.asking.hidden else message

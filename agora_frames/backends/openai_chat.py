@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -16,11 +14,12 @@ from urllib.parse import urlsplit
 import orjson
 import polars as pl
 
-from agora_frames.backends.chat import NO_DESK, Put, rows_of, streamed
+from agora_frames.backends.chat import NO_DESK, Put, Stop, rows_of, streamed
 from agora_frames.backends.engine import Asking, ask_all
 from agora_frames.backends.limits import Limits, Status, limits_of
 from agora_frames.backends.retry import Health
-from agora_frames.backends.transport import Post, poster, sdk_poster
+from agora_frames.backends.transport import Post, maker_of, poster, sdk_poster
+from agora_frames.budget import most_completion
 from agora_frames.errors import AuthenticationError, BindError, UnknownModelError
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Desk
@@ -48,7 +47,6 @@ class OpenAIChat:
     prices: Prices | None
     pause_s: float
     outage_s: float
-    kept: _Kept = field(repr=False, compare=False)
 
     @property
     def limits(self) -> Limits:
@@ -80,22 +78,12 @@ class OpenAIChat:
             )
         workers = min(requests.height, (self.concurrency or self.max_concurrency) + _SPARE_WORKERS)
 
-        def work(put: Put, stop: threading.Event) -> None:
+        def work(put: Put, stop: Stop) -> None:
             asking, rows = self._asking(desk), rows_of(requests)
-            with self._runner() as runner:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(ask_all(asking, rows, workers=workers, put=put, stop=stop))
 
         yield from streamed(work)
-
-    @contextlib.contextmanager
-    def _runner(self) -> Iterator[asyncio.Runner]:
-        """An event loop: a new one, or for a client of the user's own always the same, as its connections need it."""
-        if self.client is None:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                yield runner
-        else:
-            with self.kept.lock:
-                yield self.kept.runner
 
     def _asking(self, desk: Desk) -> Asking:
         return Asking(
@@ -115,32 +103,22 @@ class OpenAIChat:
     def _body(self, messages: str, sampling: str) -> tuple[bytes, int | None]:
         """The body of a request, and the most tokens that its reply may have."""
         settings = orjson.loads(sampling)
-        most = settings.get("max_tokens") or settings.get("max_completion_tokens")
+        most = most_completion(settings)
         # OpenAI's newer models refuse the old name, other servers do not all know the new one.
         if "max_tokens" in settings and self.endpoint == OPENAI_URL:
             settings["max_completion_tokens"] = settings.pop("max_tokens")
         head = orjson.dumps({"model": self.model, **settings})
-        return b'%b,"messages":%b}' % (head[:-1], messages.encode()), most if isinstance(most, int) else None
+        return b'%b,"messages":%b}' % (head[:-1], messages.encode()), most
 
     def _connected(self) -> AbstractAsyncContextManager[Post]:
         if self.client is not None:
-            return sdk_poster(self.client)
+            return sdk_poster(maker_of(self.client))
         return poster(f"{self.endpoint}/chat/completions", api_key=self.api_key, timeout_s=self.timeout_s)
 
     def __repr__(self) -> str:
         limits = {"concurrency": self.concurrency, "rpm": self.rpm, "tpm": self.tpm}
         told = "".join(f", {name}={value}" for name, value in limits.items() if value is not None)
         return f"openai_chat({self.model!r}, endpoint={self.endpoint!r}{told})"
-
-
-class _Kept:
-    """An event loop that outlives a call."""
-
-    def __init__(self) -> None:
-        self.lock, self.runner = threading.Lock(), asyncio.Runner(loop_factory=_loop_factory())
-
-    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
-        return _Kept, ()
 
 
 def openai_chat(
@@ -162,7 +140,8 @@ def openai_chat(
 
     api_key: by default the environment's OPENAI_API_KEY, for OpenAI's own endpoint and no other, or AGORA_API_KEY for
     any other; an endpoint of your own may need none. It is kept out of every key, ledger, log and repr.
-    client: an `openai.AsyncOpenAI` of your own, such as AsyncAzureOpenAI, whose address, key and time-outs are used.
+    client: an `openai.AsyncOpenAI` of your own, such as AsyncAzureOpenAI, whose address, key and time-outs are used; or
+    a function that makes one, if it has an http_client of its own.
     concurrency: requests in flight, a fixed number; None finds out how many the endpoint takes, up to
     max_concurrency. rpm, tpm: requests and tokens per minute at most. timeout_s: for one try, in seconds.
     prices: US dollars per million prompt tokens, completion tokens and, if they differ, cached prompt tokens; by
@@ -174,9 +153,13 @@ def openai_chat(
     Raises: BindError for an address that is none or holds a password, and for values of a wrong type; at the first
     request, AuthenticationError when OpenAI's own endpoint is asked without a key.
     """
-    endpoint = _checked(base_url if client is None else str(client.base_url))
-    if client is not None and (api_key is not None or base_url != OPENAI_URL):
-        raise BindError("openai_chat(client=…) has its own address and key: leave out base_url and api_key.")
+    if client is not None:
+        if api_key is not None or base_url != OPENAI_URL:
+            raise BindError("openai_chat(client=…) has its own address and key: leave out base_url and api_key.")
+        made = maker_of(client)()
+        # Never sent by us, but an endpoint may repeat the key, and then it is cut out.
+        base_url, api_key = str(made.base_url), made.api_key if isinstance(made.api_key, str) else ""
+    endpoint = _checked(base_url)
     for name, whole in (("concurrency", concurrency), ("max_concurrency", max_concurrency)):
         if whole is not None and (not isinstance(whole, int) or isinstance(whole, bool) or whole < 1):
             raise BindError(f"openai_chat({name}={whole!r}): it must be a whole number, at least 1.")
@@ -185,7 +168,7 @@ def openai_chat(
             raise BindError(f"openai_chat({name}={number!r}): it must be a number above 0.")
     if not _is_number(pause_s) or pause_s < 0:
         raise BindError(f"openai_chat(pause_s={pause_s!r}): it must be a number of seconds.")
-    key = "" if client is not None else _key(endpoint, api_key)
+    key = _key(endpoint, api_key)
     return OpenAIChat(
         model=_named(model),
         endpoint=endpoint,
@@ -199,7 +182,6 @@ def openai_chat(
         prices=prices_of(endpoint, model, prices),
         pause_s=pause_s,
         outage_s=outage_s,
-        kept=_Kept(),
     )
 
 

@@ -52,11 +52,15 @@ class Retry:
     tries: int = 0
     waits: int = 0
     missed: int = 0
+    gone_at: float | None = None
 
-    def wait(self, kind: str | None, *, asked_s: float | None = None, dead: bool = False) -> float | None:
+    def wait(
+        self, kind: str | None, *, now: float, asked_s: float | None = None, gone: bool = False, unsent: bool = False
+    ) -> float | None:
         """The seconds until the next try; None when there is none.
 
-        asked_s: the seconds that the endpoint asks for. dead: nobody listens there.
+        asked_s: the seconds that the endpoint asks for. gone: the server is not there: nobody listens (unsent), or a
+        gateway says so in its place.
         """
         if kind == "rate_limited":
             self.waits += 1
@@ -65,11 +69,19 @@ class Retry:
             return self._pause(self.waits, _LONGEST_WAIT_S)
         if kind not in TRANSIENT:
             return None
-        if dead:  # no fault of this request: how long that may last is asked of `is_dead`
+        self.gone_at = (now if self.gone_at is None else self.gone_at) if gone else None
+        if unsent or self._is_outage(now):  # no fault of this request; `is_dead` says when that has lasted too long
             self.missed += 1
             return self._pause(self.missed, _LONGEST_WAIT_FOR_THE_DEAD_S)
         self.tries += 1
         return self._pause(self.tries, _LONGEST_WAIT_S) if self.tries < _TRIES else None
+
+    def _is_outage(self, now: float) -> bool:
+        """The endpoint answered before, and has answered nobody since this request found it gone."""
+        answered_at = self.health.answered_at
+        if answered_at is None or self.gone_at is None or answered_at > self.gone_at:
+            return False
+        return now - answered_at <= self.health.outage_s
 
     @property
     def is_again(self) -> bool:

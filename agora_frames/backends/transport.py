@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 
 import orjson
 
-__all__ = ["Answer", "Post", "Unanswered", "poster", "sdk_poster"]
+from agora_frames.errors import BindError
+
+__all__ = ["Answer", "Post", "Unanswered", "maker_of", "poster", "sdk_poster"]
 
 _CONNECTS_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 0.01
@@ -103,31 +105,62 @@ def _causes(exc: Exception) -> list[str]:
     return [str(cause["message"]) for cause in causes] or [str(exc)]
 
 
+def maker_of(client: Any) -> Callable[[], Any]:
+    """A function that makes a client of the user's anew, as its connections belong to an event loop.
+
+    client: an `openai.AsyncOpenAI` (AsyncAzureOpenAI, …), or a function that makes one.
+    Raises: BindError for anything else, and for one with an http_client of its own, which cannot be made anew.
+    """
+    import openai
+    from openai._base_client import AsyncHttpxClientWrapper
+
+    if isinstance(client, openai.AsyncOpenAI):
+        if not isinstance(client._client, AsyncHttpxClientWrapper):
+            raise BindError(
+                "openai_chat(client=…): this client has an http_client of its own, whose connections would be shared "
+                "between event loops. Give a function that makes both: client=lambda: AsyncOpenAI(http_client=…)."
+            )
+        return lambda: client.copy(
+            http_client=openai.DefaultAsyncHttpxClient(base_url=client.base_url, timeout=client.timeout)
+        )
+    made = client() if callable(client) and not isinstance(client, type) else client
+    if not isinstance(made, openai.AsyncOpenAI):
+        raise BindError(
+            "openai_chat(client=…) takes an openai.AsyncOpenAI, such as AsyncAzureOpenAI, or a function that makes "
+            f"one; it was given a {type(made).__name__}."
+        )
+    return client  # type: ignore[no-any-return]
+
+
 @contextlib.asynccontextmanager
-async def sdk_poster(client: Any) -> AsyncIterator[Post]:
-    """Posts through an `openai.AsyncOpenAI` (or AsyncAzureOpenAI) with its own settings, but without its retries."""
+async def sdk_poster(make: Callable[[], Any]) -> AsyncIterator[Post]:
+    """Posts through an OpenAI client of the user's own, as he set it up, but without its retries."""
     import httpx2
     import openai
 
-    asking = client.with_options(max_retries=0).chat.completions.with_raw_response
     known = {"model", "messages"}
+    async with make().with_options(max_retries=0) as client:
 
-    async def post(body: bytes) -> Answer:
-        call = orjson.loads(body)
-        extra = {name: value for name, value in call.items() if name not in known}
-        try:
-            raw = await asking.create(model=call["model"], messages=call["messages"], extra_body=extra)
-        except openai.APIStatusError as exc:
-            return Answer(exc.status_code, exc.response.headers, exc.response.content)
-        except openai.APITimeoutError as exc:
-            raise Unanswered("timeout", "no answer within the client's timeout") from exc
-        except (openai.OpenAIError, httpx2.HTTPError, OSError) as exc:
-            chain = list(_chain(exc))
-            said = ": ".join(dict.fromkeys(said for each in chain if (said := str(each)))) or type(exc).__name__
-            raise Unanswered("connection", said, unsent=any(isinstance(e, httpx2.ConnectError) for e in chain)) from exc
-        return Answer(raw.status_code, raw.headers, raw.content)
+        async def post(body: bytes) -> Answer:
+            call = orjson.loads(body)
+            extra = {name: value for name, value in call.items() if name not in known}
+            try:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=call["model"], messages=call["messages"], extra_body=extra
+                )
+            except openai.APIStatusError as exc:
+                return Answer(exc.status_code, exc.response.headers, exc.response.content)
+            except openai.APITimeoutError as exc:
+                raise Unanswered("timeout", "no answer within the client's timeout") from exc
+            except (openai.OpenAIError, httpx2.HTTPError, OSError) as exc:
+                chain = list(_chain(exc))
+                said = ": ".join(dict.fromkeys(said for each in chain if (said := str(each)))) or type(exc).__name__
+                raise Unanswered(
+                    "connection", said, unsent=any(isinstance(e, httpx2.ConnectError) for e in chain)
+                ) from exc
+            return Answer(raw.status_code, raw.headers, raw.content)
 
-    yield post
+        yield post
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:

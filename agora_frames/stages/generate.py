@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import polars as pl
 
-from agora_frames.errors import BindError, FrameError, listed
+from agora_frames.errors import BindError, FrameError
 from agora_frames.frames import CALL, ERROR, REPLIES, as_replies
 from agora_frames.stage import stage
-from agora_frames.stages.requests import build_requests, to_json
+from agora_frames.stages.parameters import parameters
+from agora_frames.stages.requests import build_requests
 from agora_frames.types import Backend, BoundedObserver, Observer
 
 __all__ = ["generate_column"]
@@ -23,7 +24,6 @@ _Finish: TypeAlias = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], pl.Dat
 
 _TOLD_EVERY_S = 0.25
 _ROWS_AT_ONCE = 5_000
-_OURS = ("messages", "model", "n", "seed", "stream")
 
 
 @stage(rowwise=True)
@@ -42,7 +42,7 @@ def generate_column(
     extra: Mapping[str, Any] | None = None,
     images: str | None = None,
     samples: int = 1,
-    seed: int = 0,
+    seed: int | None = 0,
     backend: Backend,
     observer: Observer | None = None,
 ) -> pl.DataFrame:
@@ -59,7 +59,8 @@ def generate_column(
     Rows: the same, in the same order; each `samples` times in a row when samples > 1.
     temperature, top_p, max_tokens, stop, response_format, tools, extra (further parameters of the endpoint): sent as
     they are; None leaves the endpoint's own default. logprobs: asks for the log probability of each token and of so
-    many others in its place (0 to 20). seed: with row_id and sample it gives every draw its own seed.
+    many others in its place (0 to 20). seed: with row_id and sample it gives every draw its own seed; None sends none,
+    for endpoints that refuse the parameter.
     backend: from `connect`. observer: called with finished rows, each once, while the rest is still being asked; see
     `progress`.
     The key of a call is its content: endpoint, model, messages and sampling; and, unless temperature is 0, the draw
@@ -72,21 +73,42 @@ def generate_column(
         raise BindError(
             f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
         )
+    _check_numbers(samples, seed, observer)
     named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
-    sampling = _sampling({**named, "response_format": response_format, "logprobs": logprobs}, extra or {})
+    sampling = parameters({**named, "response_format": response_format, "logprobs": logprobs}, extra)
     rows = _draws(df, samples)
     requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
     finished = partial(_finished, into=into, backend=backend)
-    replies: list[pl.DataFrame] = []
     stream, requests = backend(_asked(requests)), requests.drop("messages")  # which are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):
+        done = finished(rows, requests, _drained(_heard(stream, teller, backend)))
+        teller.end(done)
+    return done
+
+
+def _heard(stream: Iterator[pl.DataFrame], teller: _Teller, backend: Backend) -> list[pl.DataFrame]:
+    """The replies, as the teller hears them; whatever ends that, the backend is told at once that nobody listens."""
+    replies = []
+    try:
         for batch in stream:
             replies.append(_last_attempts(as_replies(batch, backend)))
             teller.hear(replies[-1])
-        done = finished(rows, requests, _drained(replies))
-        teller.end(done)
-    return done
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
+    return replies
+
+
+def _check_numbers(samples: object, seed: object, observer: object) -> None:
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise BindError(f"generate_column(samples={samples!r}): it must be a whole number, at least 1.")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise BindError(f"generate_column(seed={seed!r}): it must be a whole number, or None to send none.")
+    if observer is not None and not callable(observer):
+        raise BindError(
+            f"generate_column(observer={observer!r}): it is called with rows: write observer=af.progress()."
+        )
 
 
 class _Teller:
@@ -130,37 +152,7 @@ def _begun(observer: Observer | None, rows: int, backend: Backend) -> Iterator[N
             observer.end()
 
 
-def _sampling(named: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What is sent beside the messages; only what was given."""
-    temperature, max_tokens, logprobs = (named[name] for name in ("temperature", "max_tokens", "logprobs"))
-    if temperature is not None and not 0 <= temperature <= 2:
-        raise BindError(f"generate_column(temperature={temperature!r}): it must be from 0 to 2.")
-    if max_tokens is not None and max_tokens < 1:
-        raise BindError(f"generate_column(max_tokens={max_tokens!r}): it must be at least 1.")
-    if logprobs is not None and (isinstance(logprobs, bool) or not 0 <= logprobs <= 20):
-        raise BindError(f"generate_column(logprobs={logprobs!r}): it must be from 0 to 20.")
-    if clash := [name for name in extra if name in _OURS]:
-        raise BindError(f"generate_column(extra=…) may not hold {listed(clash)}: the stage sets these itself.")
-    if clash := [name for name in extra if name in named]:
-        raise BindError(f"generate_column(extra=…) holds {listed(clash)}: give it by its own name.")
-    sampling = {name: value for name, value in named.items() if value is not None}
-    for name in sampling.keys() & {"temperature", "top_p"}:
-        sampling[name] = float(sampling[name])
-    if "stop" in sampling:
-        sampling["stop"] = [named["stop"]] if isinstance(named["stop"], str) else list(named["stop"])
-    if logprobs is not None:
-        sampling |= {"logprobs": True, "top_logprobs": logprobs}
-    sampling |= extra
-    try:
-        to_json(sampling)
-    except TypeError as exc:
-        raise BindError(f"generate_column() cannot send {sampling!r} as JSON: {exc}.") from exc
-    return sampling
-
-
 def _draws(df: pl.DataFrame, samples: int) -> pl.DataFrame:
-    if samples < 1:
-        raise BindError(f"generate_column(samples={samples!r}): it must be at least 1.")
     if samples == 1:
         return df
     if "sample" in df.columns:

@@ -14,7 +14,7 @@ from agora_frames.frames import MESSAGES, REQUESTS, TOOL_CALLS, outcome, require
 from agora_frames.hashing import hash_bytes, seed_of
 from agora_frames.types import Backend
 
-__all__ = ["build_requests", "to_json"]
+__all__ = ["build_requests"]
 
 # What a turn may hold beside role and content: images (addresses, or bytes) and calls of tools with their results.
 _FURTHER: dict[str, tuple[Any, ...]] = {
@@ -35,7 +35,7 @@ def build_requests(
     column: str,
     images: str | None = None,
     sampling: Mapping[str, Any],
-    seed: int,
+    seed: int | None,
     backend: Backend,
 ) -> pl.DataFrame:
     """One request for each row, in the columns of `frames.REQUESTS`; key and messages are null without a prompt."""
@@ -43,15 +43,15 @@ def build_requests(
     greedy = sampling.get("temperature") == 0
     named = _named(rows, unique=not greedy)
     _check_prompts(rows, column, images)
-    settings = to_json(sampling)
+    settings = _settings(sampling)
     head = (backend.endpoint.encode(), backend.model.encode(), settings)
-    sent = settings.decode().replace("%", "%%") if greedy else _seeded(sampling)
+    sent, seeded = settings.decode(), None if greedy or seed is None else _seeded(sampling)
 
     def requests(part: pl.DataFrame) -> Iterator[tuple[str | None, str, int, str | None, str]]:
         for row_id, sample, chat in zip(part["row_id"], part["sample"], _chats(part, column, images), strict=True):
             draw = b"" if greedy else f"{seed}:{row_id}:{sample}".encode()
             key = None if chat is None else hash_bytes(*head, chat, draw)
-            own = sent % () if greedy else sent % seed_of(seed, row_id, sample)
+            own = sent if seeded is None else seeded % seed_of(seed, row_id, sample)
             yield key, row_id, sample, None if chat is None else chat.decode(), own
 
     parts = [pl.DataFrame(requests(part), schema=REQUESTS, orient="row") for part in _parts(named)]
@@ -63,15 +63,23 @@ def _parts(rows: pl.DataFrame) -> Iterable[pl.DataFrame]:
     return rows.iter_slices(_ROWS_AT_ONCE) if rows.height else ()
 
 
-def to_json(value: object) -> bytes:
-    """The one form in which a value goes into keys."""
+def _json(value: object) -> bytes:
+    """The one form in which messages go into keys."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def _settings(sampling: Mapping[str, Any]) -> bytes:
+    """The sampling as it goes into keys, and is sent.
+
+    What its parts hold keeps its order: a model fills a schema in the order of its properties.
+    """
+    return orjson.dumps(dict(sorted(sampling.items())))
+
+
 def _seeded(sampling: Mapping[str, Any]) -> str:
-    """The canonical JSON of the sampling with a seed in its place, as a format of the seed."""
-    before = to_json({name: value for name, value in sampling.items() if name < "seed"})[1:-1].decode()
-    after = to_json({name: value for name, value in sampling.items() if name > "seed"})[1:-1].decode()
+    """The same with a seed in its place, as a format of the seed."""
+    before = _settings({name: value for name, value in sampling.items() if name < "seed"})[1:-1].decode()
+    after = _settings({name: value for name, value in sampling.items() if name > "seed"})[1:-1].decode()
     parts = (before.replace("%", "%%"), '"seed":%d', after.replace("%", "%%"))
     return "{" + ",".join(filter(None, parts)) + "}"
 
@@ -145,7 +153,7 @@ def _chats(rows: pl.DataFrame, column: str, images: str | None) -> Iterator[byte
     shown: Iterable[Any] = rows[images] if images else (None for _ in range(rows.height))
     if rows.schema[column] in (pl.String, pl.Null) and not images:
         for text in rows[column]:
-            yield None if text is None else to_json([{"role": "user", "content": text}])
+            yield None if text is None else _json([{"role": "user", "content": text}])
         return
     plain = rows.schema[column] == MESSAGES and not images
     for row_id, prompt, seen in zip(rows["row_id"], rows[column].to_list(), shown, strict=True):
@@ -156,10 +164,10 @@ def _chats(rows: pl.DataFrame, column: str, images: str | None) -> Iterator[byte
                 f"(row_id {row_id!r}). Nothing was asked. Fill it, or leave this row out."
             )
         if chat is None or plain:
-            yield None if chat is None else to_json(chat)
+            yield None if chat is None else _json(chat)
         else:
             turns = [_turn(turn, row_id) for turn in chat]
-            yield to_json([*turns[:-1], _with_images(turns[-1], _listed(seen), row_id)])
+            yield _json([*turns[:-1], _with_images(turns[-1], _listed(seen), row_id)])
 
 
 def _is_turn(turn: Mapping[str, Any] | None) -> bool:

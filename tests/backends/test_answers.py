@@ -187,7 +187,7 @@ def test_without_prices_no_cost_is_known() -> None:
 def fatal(status: int, body: object) -> BackendError | None:
     given = answer(status, body)
     try:
-        raise_if_fatal(given, endpoint="http://h/v1", model="m", variable="SOME_KEY", told=said(given))
+        raise_if_fatal(given, endpoint="http://h/v1", model="m", variable="SOME_KEY", hidden="")
     except BackendError as exc:
         return exc
     return None
@@ -231,6 +231,34 @@ def test_what_concerns_one_request_stops_no_run(status: int, body: object) -> No
 def test_the_error_tells_what_it_was_given_to_tell_and_so_no_key_of_the_body() -> None:
     leaking = answer(401, openai("Incorrect API key provided: sk-secret"))
     with pytest.raises(AuthenticationError) as caught:
-        raise_if_fatal(leaking, endpoint="http://h/v1", model="m", variable="K", told="401: [the API key]")
+        raise_if_fatal(leaking, endpoint="http://h/v1", model="m", variable="K", hidden="sk-secret")
     assert "sk-secret" not in str(caught.value)
     assert "[the API key]" in str(caught.value)
+
+
+# Content that was turned away
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "filtered", "code": "content_filter"}),
+        (400, {"message": "filtered", "innererror": {"code": "ResponsibleAIPolicyViolation"}}),
+        (403, {"message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}),
+    ],
+    ids=["azure", "azure, within", "openrouter"],
+)
+def test_a_filtered_request_is_its_own_outcome_and_stops_no_run(status: int, error: dict[str, Any]) -> None:
+    given = answer(status, {"error": error})
+    assert read_answer("k", given, latency_s=1.0, prices=None)["error"]["kind"] == "content_filtered"
+    raise_if_fatal(given, endpoint="http://h/v1", model="m", variable="K", hidden="")
+
+
+def test_a_key_at_the_end_of_a_long_message_is_cut_out_before_the_message_is_cut() -> None:
+    told = said(answer(400, {"error": {"message": "x" * 485 + " sk-secret-key"}}), "sk-secret-key")
+    assert "sk-" not in told
+
+
+def test_a_body_of_endless_brackets_is_a_bad_reply() -> None:
+    given = answer(200, b"[" * 200_000)
+    assert read_answer("k", given, latency_s=1.0, prices=None)["error"]["kind"] == "bad_reply"

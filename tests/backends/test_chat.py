@@ -13,7 +13,7 @@ import pytest
 
 from agora_frames.backends.chat import Put, failed, frame_of, read_completion, streamed
 from agora_frames.errors import EndpointError
-from agora_frames.frames import REPLIES
+from agora_frames.frames import REPLIES, SETTLED
 from agora_frames.prices import prices_of
 
 
@@ -104,10 +104,9 @@ def test_a_text_that_comes_in_parts_is_joined() -> None:
         {"choices": [{}]},
         {"choices": [{"message": None}]},
         {"choices": [{"message": "text"}]},
-        body({"content": None}),
         body({"content": 5}),
         body({"content": [{"type": "image"}]}),
-        body({"content": None, "refusal": {"a": 1}}, finish=7),
+        body({"refusal": {"a": 1}}, finish=7),
     ],
     ids=str,
 )
@@ -148,6 +147,29 @@ def test_a_count_that_is_none_is_null(count: Any) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": count}}
     row = read(body(usage=usage), prices=(1.0, 1.0))
     assert (row["prompt_tokens"], row["cached_tokens"], row["cost_usd"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {"content": None, "reasoning": "I think."}], ids=str)
+def test_a_reply_that_says_nothing_is_kept_as_empty_and_not_asked_for_again(message: dict[str, Any]) -> None:
+    row = read(body(message))
+    assert kind(row) == "empty"
+    assert row["reasoning"] == message.get("reasoning")
+    assert "empty" in SETTLED
+
+
+@pytest.mark.parametrize(
+    ("choice", "wanted"),
+    [
+        ({"finish_reason": "error"}, "server_error"),
+        ({"finish_reason": "abort"}, "server_error"),
+        ({"finish_reason": "max_tokens"}, "truncated"),
+        ({"finish_reason": "STOP"}, None),
+        ({"finish_reason": "stop", "error": {"message": "upstream died"}}, "server_error"),
+    ],
+    ids=str,
+)
+def test_half_a_reply_is_none(choice: dict[str, Any], wanted: str | None) -> None:
+    assert kind(read({"choices": [{"message": {"content": "Hi, I"}, **choice}]})) == wanted
 
 
 # Frames

@@ -34,7 +34,7 @@ def waits(
     kind: str | None, times: int, *, share: float = 1.0, pause_s: float = 0.5, **told: float | bool
 ) -> list[object]:
     retry = Retry(health(share=share), pause_s)
-    return [retry.wait(kind, **told) for _ in range(times)]  # type: ignore[arg-type]
+    return [retry.wait(kind, **{"now": 0.0, **told}) for _ in range(times)]  # type: ignore[arg-type]
 
 
 # One request
@@ -52,14 +52,14 @@ def test_an_answer_and_what_would_come_back_the_same_are_not_asked_again(kind: s
 
 def test_what_is_not_asked_again_counts_as_no_try() -> None:
     retry = Retry(health(), 0.5)
-    retry.wait("bad_request")
+    retry.wait("bad_request", now=0.0)
     assert (retry.tries, retry.waits, retry.is_again) == (0, 0, False)
 
 
 def test_a_pause_is_spread_over_its_later_half() -> None:
     assert waits("timeout", 3, share=0.0) == [0.25, 0.5, 1.0]
     retries = [Retry(Health(1.0, chance=random.Random(seed)), 1.0) for seed in range(200)]
-    pauses = [retry.wait("timeout") or 0.0 for retry in retries]
+    pauses = [retry.wait("timeout", now=0.0) or 0.0 for retry in retries]
     assert 0.5 <= min(pauses) < 0.55 < 0.95 < max(pauses) <= 1.0
 
 
@@ -74,9 +74,9 @@ def test_without_a_pause_the_next_try_comes_at_once() -> None:
 
 def test_a_rate_limit_is_waited_out_however_often_and_takes_no_try() -> None:
     retry = Retry(health(), 0.001)
-    assert None not in [retry.wait("rate_limited") for _ in range(1000)]
+    assert None not in [retry.wait("rate_limited", now=0.0) for _ in range(1000)]
     assert (retry.tries, retry.waits) == (0, 1000)
-    assert [retry.wait("timeout") for _ in range(6)].index(None) == 5
+    assert [retry.wait("timeout", now=0.0) for _ in range(6)].index(None) == 5
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 7.0), (1.0, 7.7)])
@@ -96,7 +96,7 @@ def test_a_request_is_sent_again_once_it_was_tried_or_limited() -> None:
     for kind in ("timeout", "rate_limited"):
         retry = Retry(health(), 0.5)
         assert not retry.is_again
-        retry.wait(kind)
+        retry.wait(kind, now=0.0)
         assert retry.is_again
 
 
@@ -104,14 +104,14 @@ def test_a_request_is_sent_again_once_it_was_tried_or_limited() -> None:
 
 
 def test_where_nobody_listens_a_request_is_tried_without_end_and_without_long_pauses() -> None:
-    assert waits("connection", 8, dead=True) == [0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    assert waits("connection", 8, gone=True, unsent=True) == [0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
 
 
 def test_an_endpoint_that_never_answered_is_dead_at_the_third_try() -> None:
     retry = Retry(health(), 0.5)
     found = []
     for _ in range(3):
-        retry.wait("connection", dead=True)
+        retry.wait("connection", gone=True, unsent=True, now=0.0)
         found.append(retry.is_dead(now=1e9))
     assert found == [False, False, True]
 
@@ -119,7 +119,7 @@ def test_an_endpoint_that_never_answered_is_dead_at_the_third_try() -> None:
 def test_an_endpoint_that_answered_is_waited_for_as_long_as_an_outage_may_last() -> None:
     retry = Retry(health(outage_s=100.0, answered_at=50.0), 0.5)
     for _ in range(30):
-        retry.wait("connection", dead=True)
+        retry.wait("connection", gone=True, unsent=True, now=0.0)
     assert [retry.is_dead(now=now) for now in (51.0, 150.0, 150.1)] == [False, False, True]
 
 
@@ -148,3 +148,32 @@ def test_an_answer_forgives_the_rows_that_failed() -> None:
     known.failed_rows = 19
     known.answered(3.0)
     assert (known.failed_rows, known.answered_at, known.is_useless()) == (0, 3.0, False)
+
+
+# Gateways
+
+
+def test_a_gateway_whose_server_is_gone_is_waited_for_where_others_were_answered_before() -> None:
+    health = Health(outage_s=300.0)
+    health.answered(10.0)
+    retry = Retry(health, 0.5)
+    assert None not in [retry.wait("server_error", now=now, gone=True) for now in range(11, 200)]
+    assert retry.tries == 0
+
+
+def test_a_gateway_is_waited_for_no_longer_than_an_outage_may_last() -> None:
+    health = Health(outage_s=300.0)
+    health.answered(10.0)
+    retry = Retry(health, 0.5)
+    assert retry.wait("server_error", now=11.0, gone=True) is not None
+    assert [retry.wait("server_error", now=311.0, gone=True) for _ in range(6)][-1] is None
+
+
+def test_a_request_that_a_gateway_turns_away_while_others_are_answered_is_at_fault_itself() -> None:
+    health = Health(outage_s=300.0)
+    retry = Retry(health, 0.5)
+    waits_s = []
+    for now in range(6):
+        health.answered(now + 0.5)
+        waits_s.append(retry.wait("server_error", now=float(now), gone=True))
+    assert waits_s[-1] is None or retry.tries > 0

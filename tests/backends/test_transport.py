@@ -17,7 +17,8 @@ import pytest
 from ledgers import child
 from servers import chat_server
 
-from agora_frames.backends.transport import Answer, Post, Unanswered, poster, sdk_poster
+from agora_frames.backends.transport import Answer, Post, Unanswered, maker_of, poster, sdk_poster
+from agora_frames.errors import BindError
 
 BODY = orjson.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "top_k": 3, "seed": 5})
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\nX-Own: Mixed\r\n\r\n{"choices":5}'
@@ -32,7 +33,7 @@ def by_pyreqwest(url: str, *, timeout_s: float = 5.0, api_key: str = "secret") -
 
 
 def by_openai(url: str, *, timeout_s: float = 5.0, api_key: str = "secret") -> AbstractAsyncContextManager[Post]:
-    return sdk_poster(openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s))
+    return sdk_poster(maker_of(openai.AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout_s)))
 
 
 both = pytest.mark.parametrize("client", [by_pyreqwest, by_openai])
@@ -309,3 +310,47 @@ def test_the_client_may_first_be_made_on_a_thread_that_ends() -> None:
 
 def test_the_library_is_not_loaded_before_something_is_asked() -> None:
     child("import sys, agora_frames\nassert not any(name.startswith('pyreqwest') for name in sys.modules)")
+
+
+# Clients of the user's own
+
+
+def test_a_client_that_is_used_elsewhere_is_left_alone_and_used_by_us() -> None:
+    with chat_server() as chat:
+        client = openai.AsyncOpenAI(base_url=chat.url, api_key="secret")
+
+        async def asked() -> int:
+            messages: Any = [{"role": "user", "content": "hi"}]
+            return len((await client.chat.completions.create(model="tiny", messages=messages)).choices)
+
+        async def ours() -> int:
+            async with sdk_poster(maker_of(client)) as post:
+                return (await post(b'{"model":"tiny","messages":[{"role":"user","content":"x"}]}')).status
+
+        with asyncio.Runner() as theirs:
+            assert theirs.run(asked()) == 1
+            assert [asyncio.run(ours()) for _ in range(2)] == [200, 200]
+            assert theirs.run(asked()) == 1
+
+
+def test_a_client_with_an_http_client_of_its_own_is_made_by_a_function() -> None:
+    with chat_server() as chat:
+
+        def made() -> openai.AsyncOpenAI:
+            http = openai.DefaultAsyncHttpxClient(headers={"X-Own": "1"})
+            return openai.AsyncOpenAI(base_url=chat.url, api_key="secret", http_client=http)
+
+        with pytest.raises(BindError, match="client=lambda: AsyncOpenAI"):
+            maker_of(made())
+
+        async def ours() -> int:
+            async with sdk_poster(maker_of(made)) as post:
+                return (await post(b'{"model":"tiny","messages":[{"role":"user","content":"x"}]}')).status
+
+        assert asyncio.run(ours()) == 200
+
+
+@pytest.mark.parametrize("client", [openai.OpenAI(api_key="k"), 5, "sk-key", dict], ids=["sync", "int", "text", "type"])
+def test_what_is_no_client_is_refused(client: Any) -> None:
+    with pytest.raises(BindError, match="it was given a"):
+        maker_of(client)

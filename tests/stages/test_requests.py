@@ -12,7 +12,7 @@ import pytest
 from agora_frames.backends.scripted import scripted
 from agora_frames.errors import FrameError
 from agora_frames.frames import MESSAGES, REQUESTS, TOOL_CALLS
-from agora_frames.stages.requests import build_requests, to_json
+from agora_frames.stages.requests import build_requests
 
 BACKEND = scripted(str, model="m")
 PNG, JPEG, GIF, WEBP = b"\x89PNG\r\n\x1a\n1", b"\xff\xd8\xff\xe01", b"GIF89a1", b"RIFF\x04\0\0\0WEBP1"
@@ -140,7 +140,22 @@ def test_a_per_cent_sign_in_the_sampling_stays_what_it_is(sampling: dict[str, An
 )
 def test_the_sampling_is_canonical_with_a_seed_in_it(sampling: dict[str, Any]) -> None:
     (sent,) = built(frame("a"), **sampling)["sampling"]
-    assert sent.encode() == to_json(json.loads(sent))
+    assert list(json.loads(sent)) == sorted(json.loads(sent))
+
+
+def test_a_schema_is_sent_in_the_order_in_which_it_was_written() -> None:
+    properties: dict[str, Any] = {"reasoning": {}, "answer": {}}
+    orders = [{"properties": properties}, {"properties": dict(reversed(properties.items()))}]
+    first, second = (built(frame("a"), response_format=order) for order in orders)
+    assert list(json.loads(first["sampling"][0])["response_format"]["properties"]) == ["reasoning", "answer"]
+    assert first["key"][0] != second["key"][0], "another order is another request"
+
+
+def test_without_a_seed_none_is_sent_and_each_draw_is_still_its_own() -> None:
+    df = frame("a", "a")
+    made = build_requests(df, column="prompt", sampling={"temperature": 1.0}, seed=None, backend=BACKEND)
+    assert made["sampling"].to_list() == ['{"temperature":1.0}'] * 2
+    assert made["key"].n_unique() == 2
 
 
 def test_seeds_hang_on_row_sample_and_seed_alone() -> None:

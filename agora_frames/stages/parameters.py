@@ -1,0 +1,72 @@
+"""What is sent beside the messages, checked before anything is asked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agora_frames.errors import BindError, listed
+
+__all__ = ["parameters"]
+
+_OURS = ("messages", "model", "n", "seed", "stream")
+
+
+def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parameters of a call that were given, in the form in which they are sent.
+
+    named: those of `generate_column`, None where they were not given. extra: any others that the endpoint knows.
+    Raises: BindError for a wrong type or value, for what cannot be sent as JSON, and for one that is given twice.
+    """
+    extra = {} if extra is None else extra
+    _must("extra", extra, isinstance(extra, Mapping), "a dict of further parameters")
+    given = {name: value for name, value in named.items() if value is not None}
+    for name, value in given.items():
+        _must(name, value, *_CHECKS[name](value))
+    if clash := [name for name in extra if name in _OURS]:
+        raise BindError(f"generate_column(extra=…) may not hold {listed(clash)}: the stage sets these itself.")
+    if clash := [name for name in extra if name in named]:
+        raise BindError(f"generate_column(extra=…) holds {listed(clash)}: give it by its own name.")
+    for name in given.keys() & {"temperature", "top_p"}:
+        given[name] = float(given[name])
+    if "stop" in given:
+        given["stop"] = [given["stop"]] if isinstance(given["stop"], str) else list(given["stop"])
+    if (top := given.pop("logprobs", None)) is not None:
+        given |= {"logprobs": True, "top_logprobs": top}
+    given |= extra
+    try:
+        json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise BindError(f"generate_column() cannot send {given!r} as JSON: {exc}.") from exc
+    return given
+
+
+def _must(name: str, value: object, is_right: bool, wanted: str) -> None:
+    if not is_right:
+        raise BindError(f"generate_column({name}={value!r}): it must be {wanted}.")
+
+
+def _number(value: Any, least: float, most: float) -> bool:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and math.isfinite(value) and least <= value <= most
+
+
+def _whole(value: Any, least: int, most: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _several(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(each, kind) for each in value)
+
+
+_CHECKS: dict[str, Any] = {
+    "temperature": lambda v: (_number(v, 0, 2), "a number from 0 to 2"),
+    "top_p": lambda v: (_number(v, 0, 1), "a number from 0 to 1"),
+    "max_tokens": lambda v: (_whole(v, 1, math.inf), "a whole number, at least 1"),
+    "stop": lambda v: (isinstance(v, str) or _several(v, str), "a text, or a list of texts"),
+    "response_format": lambda v: (isinstance(v, Mapping), "a dict, such as {'type': 'json_object'}"),
+    "tools": lambda v: (_several(v, Mapping), "a list of dicts"),
+    "logprobs": lambda v: (_whole(v, 0, 20), "a whole number from 0 to 20"),
+}
