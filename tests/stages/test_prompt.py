@@ -518,10 +518,14 @@ NAMES = ["a", "b_1", "range", "self", "loop", "größe", "\ufb01", "fi", "True",
 PLAIN_PARTS = [
     *("{{ a }}", "{{b_1}}", "{{- range -}}", "{{ __row }}", "{{ a }}{{ a }}", "{{ a }}\n", "{{+ b_1 }}", "{{ loop }}"),
     *("text", "\n", "\n\n", "\r\n", "\r", " ", "{", "}}", "$", "%", "{# gone #}\n", "{% raw %}{{ a }}{% endraw %}\n"),
+    *("{% if a %}{{ a }}{% endif %}", "{% if not b_1 %}x{% else %}{{ range }}{% endif %}\n", "{% if a %}{% endif %}"),
+    "  {% if a %}\n{{ b_1 }}{% elif range %}{{ __row }}\n {%- else %}no{% endif %}\n",
+    "{% if loop %}{% if not a %}{{ a }}{% endif %}{{ b_1 }}{% endif %}",
     *("日本 \u2028\x0b\ufeff", "\x00", "  {% raw %} {% endraw %}", "#", "\\n", "{{ a -}}  \n"),
 ]
 OTHER_PARTS = [
     *("{{ größe }}", "{{ \ufb01 }}", "{{ fi }}", "{{ self }}", "{{ none }}", "{{ True }}", "{{ a | upper }}"),
+    *("{% if größe %}x{% endif %}", "{% if a == b_1 %}x{% endif %}", "{% if a %}{{ a | upper }}{% endif %}"),
     *("{{ a, b_1 }}", "{{ 'x' }}", "\ud83d"),
 ]
 TEMPLATE_PARTS = PLAIN_PARTS * 3 + OTHER_PARTS
