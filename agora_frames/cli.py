@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import time
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import polars as pl
@@ -26,6 +31,7 @@ from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, 
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
 from agora_frames.ledger import Ledger
+from agora_frames.ledger.places import without_secrets
 from agora_frames.meter import money
 from agora_frames.plan import plan
 from agora_frames.remembered import Remembered
@@ -36,20 +42,26 @@ from agora_frames.store import Store
 
 __all__ = ["main"]
 
-_DONE, _USER_ERROR, _INTERRUPTED = 0, 1, 130
+_DONE, _USER_ERROR, _INTERRUPTED, _TERMINATED = 0, 1, 130, 143
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#]*@")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `agora` with these arguments; gives the exit code: 0 done, 1 an error of use, 130 interrupted."""
+    """Runs `agora` with these arguments; gives the exit code: 0 done, 1 an error of use, 130 or 143 interrupted.
+
+    A SIGTERM (143) ends a run as a first Ctrl-C does: what is in flight is waited for, and recorded.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, highlight=False)
+    terminated: list[int] = []
     try:
-        args = _parser(_recipe_named(given)).parse_args(given, argparse.Namespace(given=given))
-        args.command(args)
+        with _interrupted_by_sigterm(terminated):
+            args = _parser(_recipe_named(given)).parse_args(given, argparse.Namespace(given=given))
+            return args.command(args) or _DONE
     except KeyboardInterrupt:
         errors.print("\nInterrupted. Every reply that was recorded is kept, and will not be asked again. Go on with:")
         errors.print(f"    {shlex.join([_program(), *given])}", markup=False, soft_wrap=True)
-        return _INTERRUPTED
+        return _TERMINATED if terminated else _INTERRUPTED
     except AgoraError as exc:
         if "--debug" in given:
             raise
@@ -67,7 +79,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         errors.print("--debug shows where it happened.")
         return _USER_ERROR
-    return _DONE
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm(told: list[int]) -> Iterator[None]:
+    """A SIGTERM is a KeyboardInterrupt, and noted; unless a program that calls us has other plans for it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut short the waiting
+        told.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _recipe_named(given: Sequence[str]) -> Recipe | None:
@@ -151,7 +182,7 @@ def _run(args: argparse.Namespace) -> None:
     stage = _made(recipe, params, model)
     _check(stage, df, args)
     out = Console(highlight=False)
-    out.print(f"{recipe.name}: {df.height} rows, {model.model}, ledger {args.ledger}", markup=False)
+    out.print(f"{recipe.name}: {df.height} rows, {model.model}, ledger {model.ledger.path}", markup=False)
     result = perform(stage, df, store=Store(args.store), tally=model.ledger.tally, console=out)
     _show(out, result)
     if model.budget.limited:
@@ -160,15 +191,19 @@ def _run(args: argparse.Namespace) -> None:
         about = {
             "recipe": recipe.name,
             "parameters": params,
-            "command": shlex.join([_program(), *args.given]),
+            "command": _without_passwords(shlex.join([_program(), *args.given])),
             "run": run,
             "endpoint": model.endpoint,
             "model": model.model,
-            "ledger": args.ledger,
-            "input": {"from": args.input or f"seeds of {recipe.name}", "rows": df.height, "hash": frame_hash(df)},
+            "ledger": str(model.ledger.path),
+            "input": {
+                "from": without_secrets(args.input) if args.input else f"seeds of {recipe.name}",
+                "rows": df.height,
+                "hash": frame_hash(df),
+            },
         }
         files = write_result(result, args.output, about=about)
-        out.print(f"\nWrote {', '.join(files.values())}", markup=False, soft_wrap=True)
+        out.print(f"\nWrote {', '.join(map(without_secrets, files.values()))}", markup=False, soft_wrap=True)
     _say_what_next(out, args)
 
 
@@ -306,7 +341,7 @@ def _show(out: Console, result: Result) -> None:
 def _say_what_next(out: Console, args: argparse.Namespace) -> None:
     program = _program()
     other = "hello" if args.recipe != "hello" else "response_generation --domain general --shots --max-tokens 200"
-    same = shlex.join([*args.given[1:], "--backend", "openai:gpt-4o-mini"])
+    same = _without_passwords(shlex.join([*args.given[1:], "--backend", "openai:gpt-4o-mini"]))
     out.print("\n[bold]Next[/]")
     for command, what in (
         (f"{program} run {other}", "another recipe"),
@@ -315,6 +350,11 @@ def _say_what_next(out: Console, args: argparse.Namespace) -> None:
         (f"{program} ledger", "what was called, spent and failed so far"),
     ):
         out.print(f"    {escape(command)}  [dim]# {what}[/]", soft_wrap=True)
+
+
+def _without_passwords(command: str) -> str:
+    """Who runs it again fills in the user and the password of each URL (`ftp://***@host/…`)."""
+    return _USER_AND_PASSWORD.sub("***@", command)
 
 
 def _program() -> str:

@@ -12,9 +12,10 @@ import polars as pl
 from rich.console import Console
 
 from agora_frames.display import frame_table
-from agora_frames.errors import BindError
+from agora_frames.errors import BindError, StorageError
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts, export
+from agora_frames.ledger.places import Folder, without_secrets
 from agora_frames.ledger.upkeep import remove, superseded, verify
 from agora_frames.meter import money
 
@@ -29,7 +30,7 @@ def add_ledger_command(sub: argparse.ArgumentParser, parents: list[argparse.Argu
     sub.set_defaults(command=_accounts)
     commands = sub.add_subparsers(metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, parents=parents, help=about, description=about)
         parser.set_defaults(command=command)
         return parser
@@ -48,16 +49,32 @@ def add_ledger_command(sub: argparse.ArgumentParser, parents: list[argparse.Argu
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no day: write it as 2026-11-22, or with a time as 2026-11-22T18:30"
+        ) from exc
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _opened(args: argparse.Namespace) -> Ledger:
+    ledger = Ledger(args.ledger)
+    if isinstance(ledger.place, Folder) and not ledger.place.path.exists():
+        raise StorageError(
+            f"there is no ledger at {str(ledger.path)!r}: no run has made one there. Give its place with --ledger, or "
+            "AGORA_LEDGER."
+        )
+    return ledger
 
 
 def _accounts(args: argparse.Namespace) -> None:
     by, out = [name.strip() for name in args.by.split(",") if name.strip()], Console(highlight=False)
-    table = accounts(Ledger(args.ledger).scan(), by=by)
+    ledger = _opened(args)
+    table = accounts(ledger.scan(), by=by)
     attempts = int(table["attempts"].sum())
     if not attempts:
-        out.print(f"The ledger {args.ledger} is empty.", markup=False)
+        out.print(f"The ledger {ledger.path} is empty.", markup=False)
         return
     failures = pl.format(
         "{} {}", pl.element().struct.field("attempts"), pl.element().struct.field("kind").str.replace_all("_", " ")
@@ -70,7 +87,7 @@ def _accounts(args: argparse.Namespace) -> None:
         pl.struct("cost_usd", "of_unknown_cost", "attempts").map_elements(_cost, return_dtype=pl.String).alias("cost"),
         pl.col("last_at").dt.strftime("%Y-%m-%d %H:%M").alias("last"),
     )
-    out.print(frame_table(told, title=f"Ledger {args.ledger}: {attempts} attempts", whole=True))
+    out.print(frame_table(told, title=f"Ledger {ledger.path}: {attempts} attempts", whole=True))
 
 
 def _cost(row: dict[str, Any]) -> str:
@@ -82,27 +99,31 @@ def _cost(row: dict[str, Any]) -> str:
 
 def _export(args: argparse.Namespace) -> None:
     named = {name: getattr(args, f"of_{name}") for name in ("run", "recipe", "model", "endpoint")}
-    written = export(Ledger(args.ledger), args.to, **named, since=args.since, until=args.until)
-    Console(highlight=False).print(f"Wrote {written} attempts to {args.to}.", markup=False, soft_wrap=True)
+    written = export(_opened(args), args.to, **named, since=args.since, until=args.until)
+    to = without_secrets(args.to)
+    Console(highlight=False).print(f"Wrote {written} attempts to {to}.", markup=False, soft_wrap=True)
 
 
-def _verify(args: argparse.Namespace) -> None:
-    findings, out = verify(Ledger(args.ledger)), Console(highlight=False)
+def _verify(args: argparse.Namespace) -> int:
+    """1 when there is something to look at."""
+    ledger, out = _opened(args), Console(highlight=False)
+    findings = verify(ledger)
     if findings.is_empty():
-        out.print(f"The ledger {args.ledger} has no files.", markup=False)
-        return
-    out.print(frame_table(findings, title=f"Ledger {args.ledger}", whole=True))
+        out.print(f"The ledger {ledger.path} has no files.", markup=False)
+        return 0
+    out.print(frame_table(findings, title=f"Ledger {ledger.path}", whole=True))
     bad = findings.filter(~pl.col("finding").is_in(["ok", "covered twice"]))
     out.print("Every file is whole." if bad.is_empty() else f"{bad.height} findings to look at; nothing was changed.")
+    return 0 if bad.is_empty() else 1
 
 
 def _gc(args: argparse.Namespace) -> None:
-    ledger, out = Ledger(args.ledger), Console(highlight=False)
+    ledger, out = _opened(args), Console(highlight=False)
     found = superseded(ledger)
     if found.is_empty():
         out.print("Nothing is superseded: every file is needed.")
         return
-    out.print(frame_table(found, title=f"Superseded in {args.ledger}: {int(found['bytes'].sum()):,} bytes", whole=True))
+    out.print(frame_table(found, title=f"Superseded in {ledger.path}: {int(found['bytes'].sum()):,} bytes", whole=True))
     if not args.yes and not _agreed(out):
         out.print("Nothing was removed.")
         return
@@ -119,7 +140,7 @@ def _agreed(out: Console) -> bool:
 
 
 def _compact(args: argparse.Namespace) -> None:
-    made = Ledger(args.ledger).compact()
+    made = _opened(args).compact()
     Console(highlight=False).print(
         f"Gathered segments in {len(made)} files." if made else "There was nothing to gather.", markup=False
     )

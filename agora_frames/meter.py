@@ -79,8 +79,8 @@ class Meter:
         self.done = 0
         self.states: dict[str, int] = {}
         self.ended: tuple[str, float] | None = None
-        # A backend need not have a ledger, limits or a budget: `remembered` gives one all three.
-        self.tally: Tally | None = getattr(getattr(backend, "ledger", None), "tally", None)
+        # A backend need not have a tally, limits or a budget: `remembered` gives one all three.
+        self.tally: Tally | None = getattr(backend, "tally", None)
         self.before = replace(self.tally) if self.tally is not None else Tally()
         self.begun = _Sample(clock())
         self.samples = deque([self.begun])
@@ -136,7 +136,7 @@ class Meter:
         )
 
     def _spent(self) -> Tally:
-        """What went through the ledger since this meter began."""
+        """What went through the backend since this meter began."""
         now, was = self.tally or Tally(), self.before
         return Tally(
             known=now.known - was.known,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 import polars as pl
 
+from agora_frames.budget import most_completion
 from agora_frames.compose import AnyStage, each_step, name_of
 from agora_frames.errors import BindError
 from agora_frames.frames import REPLIES
@@ -164,7 +165,7 @@ class _Planned:
 
     def _notes(self, missing: pl.DataFrame, known: pl.DataFrame) -> dict[str, object]:
         n, prompts, origin = missing.height, *_prompts(missing, known)
-        limits = {orjson.loads(sampling).get("max_tokens") for sampling in missing["sampling"]}
+        limits = {most_completion(orjson.loads(sampling)) for sampling in missing["sampling"]}
         each = limits.pop() if len(limits) == 1 else None  # one stage sends one max_tokens
         past = self._history(known, each) if n else None
         tokens = past.interval(n) if past else None

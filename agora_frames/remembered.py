@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -13,7 +13,7 @@ import polars as pl
 from agora_frames.budget import Budget
 from agora_frames.errors import BindError, OfflineError, listed
 from agora_frames.frames import as_replies
-from agora_frames.ledger import Ledger
+from agora_frames.ledger import Ledger, Tally
 from agora_frames.types import Backend, DeskBackend, Reply
 
 __all__ = ["Remembered", "remembered"]
@@ -23,12 +23,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Remembered:
-    """A backend that asks only what its ledger does not know; made by `remembered`."""
+    """A backend that asks only what its ledger does not know; made by `remembered`.
+
+    tally: what went through this backend alone; the ledger's own also counts what others bring to it.
+    """
 
     backend: Backend
     ledger: Ledger
     budget: Budget
     offline: bool
+    tally: Tally = field(default_factory=Tally, compare=False)
 
     @property
     def endpoint(self) -> str:
@@ -41,7 +45,8 @@ class Remembered:
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         seen = self.ledger.state()
         known = self.ledger.answers(requests["key"])
-        self.ledger.tally.begin(known.height)
+        self._begin(known.height)
+        self._count(requests["key"])
         if known.height:
             yield known
         missing = _without(requests, known["key"])
@@ -49,9 +54,20 @@ class Remembered:
             return
         if self.offline:
             raise OfflineError(_lacking(missing, self))
-        if self.budget.limited:
-            self.budget.count(self.ledger.spent(requests["key"]))
         yield from self._claimed(missing, seen)
+
+    def apart(self) -> Remembered:
+        """The same backend, ledger and budget, with a tally of its own: for one of several calls at the same time."""
+        return replace(self, tally=Tally())
+
+    def _begin(self, known: int) -> None:
+        for tally in (self.ledger.tally, self.tally):
+            tally.begin(known)
+
+    def _count(self, keys: pl.Series) -> None:
+        """What was spent on these before, also by others and also where nothing is asked now, is under the ceiling."""
+        if self.budget.limited:
+            self.budget.count(self.ledger.spent(keys))
 
     def _claimed(self, missing: pl.DataFrame, seen: object) -> Iterator[pl.DataFrame]:
         """Asks what no other process is asking for, then waits for the others and asks what they did not get."""
@@ -59,7 +75,8 @@ class Remembered:
             with self.ledger.claim(missing["key"]) as claim:
                 if self.ledger.state() != seen:  # somebody recorded something between the look-up and the claim
                     seen, found = self.ledger.state(), self.ledger.answers(missing["key"])
-                    self.ledger.tally.begin(found.height)
+                    self._begin(found.height)
+                    self._count(missing["key"])
                     yield found
                     missing = _without(missing, found["key"])
                 theirs = _without(missing, claim.mine)
@@ -131,8 +148,10 @@ class _Desk:
             "run": ledger.run,
             "at": time.time(),
         }
-        ledger.write(row)
-        self.of.budget.settle(reply)
+        try:
+            ledger.write(row, self.of.tally)
+        finally:  # it was paid, whether it could be recorded or not
+            self.of.budget.settle(reply)
 
 
 def _without(requests: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:

@@ -20,6 +20,7 @@ from agora_frames.frames import CALL, outcome
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, write_bytes_atomically, write_frame
 from agora_frames.ledger import Tally
+from agora_frames.ledger.places import without_secrets
 from agora_frames.stage import Stage
 from agora_frames.stages.rows import failure_counts
 from agora_frames.store import Store, cached, versions
@@ -144,7 +145,7 @@ def write_result(result: Result, output: str, *, about: Mapping[str, Any]) -> di
         "replies": result.replies,
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
-        "files": files,
+        "files": {name: without_secrets(file) for name, file in files.items()},
         "dataset_hash": frame_hash(result.accepted),
         "versions": versions(),
     }

@@ -42,7 +42,7 @@ OWNERS = {
     "genai_prices": ("prices",),
     "httpx2": ("backends.transport",),
     "IPython": ("progress",),
-    "jinja2": ("stages.prompt", "metrics.*"),
+    "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
     "openai": ("backends.transport", "backends.openai_batch"),
     "orjson": (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agora_frames.budget import Budget, most_tokens
+from agora_frames.budget import Budget, most_completion, most_tokens
 from agora_frames.errors import BindError
 
 SPENT = {
@@ -311,3 +311,18 @@ def test_an_image_elsewhere_counts_too() -> None:
 
 def test_tools_are_part_of_the_prompt() -> None:
     assert most_tokens("[]", None, sampling='{"tools":[]}')[0] >= most_tokens("[]", None)[0] + 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, None),
+        ({"max_tokens": 10}, 10),
+        ({"max_completion_tokens": 20}, 20),
+        ({"max_tokens": 10, "max_completion_tokens": 500}, 500),
+        ({"max_tokens": 10, "max_completion_tokens": None}, 10),
+    ],
+    ids=str,
+)
+def test_the_most_tokens_of_a_reply_are_the_larger_of_both_limits(settings: dict[str, Any], most: int | None) -> None:
+    assert most_completion(settings) == most

@@ -477,3 +477,37 @@ def test_ctrl_c_over_http_keeps_every_reply_that_the_server_gave() -> None:
         assert len(recorded()) == sum(server.asked.values()) < 24
         assert agora(*DEMO, *http)[0] == 0
         assert sum(server.asked.values()) == 24
+
+
+@pytest.mark.slow
+def test_a_termination_ends_as_ctrl_c_does_with_143() -> None:
+    slow = [*DEMO, *SCRIPTED, "--backend-option", "delay_s=0.2"]
+    code, said = agora(*slow, after_replies=3, kill_with=signal.SIGTERM)
+    assert code == 143, said
+    assert "Traceback" not in said
+    assert "Go on with:" in said
+    assert "run response_generation --domain math --limit 24" in said
+    kept = len(recorded())
+    assert 0 < kept < 24
+
+
+def test_what_a_termination_does_is_as_before_when_the_command_is_done() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    main([*DEMO, *SCRIPTED])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_passwords_in_addresses_are_neither_printed_nor_written(capsys: pytest.CaptureFixture[str]) -> None:
+    af.write_frame(pl.DataFrame({"topic": ["sums"]}), "memory://user:PASSWORD@h/seeds.jsonl")
+    address = "memory://user:PASSWORD@h/"
+    code = main(
+        ["run", "hello", *SCRIPTED, "--limit", "1", "--ledger", f"{address}ledger", "--input", f"{address}seeds.jsonl"]
+    )
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    manifest = Path("dataset.manifest.json").read_text()
+    assert "PASSWORD" not in said.out + said.err + manifest
+    told = json.loads(manifest)
+    assert told["ledger"] == "memory://h/ledger"
+    assert told["input"]["from"] == "memory://h/seeds.jsonl"
+    assert "memory://***@h/ledger" in told["command"]

@@ -105,9 +105,24 @@ def test_a_name_that_is_none_gives_the_nearest_and_all_that_are_possible(capsys:
 
 def test_an_empty_ledger_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(folder)
+    folder.mkdir()
     assert main(["ledger"]) == 0
     assert "is empty" in capsys.readouterr().out
-    assert not folder.exists(), "looking makes no folder"
+
+
+@pytest.mark.parametrize("command", [[], ["export", "x.parquet"], ["verify"], ["gc"], ["compact"]], ids=str)
+def test_a_ledger_that_is_not_there_is_an_error(
+    command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ledger", "--ledger", "typo/nowhere", *command]) == 1
+    assert "there is no ledger at 'typo/nowhere'" in capsys.readouterr().err
+    assert not (folder.parents[1] / "typo").exists(), "looking makes no folder"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_day_that_is_none_is_told_with_the_form_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ledger", "export", "x.jsonl", "--since", "yesterday"]) == 1
+    assert "'yesterday' is no day: write it as 2026-11-22" in capsys.readouterr().err
 
 
 # Exports
@@ -199,7 +214,7 @@ def test_what_is_damaged_is_found_by_its_kind_and_left_as_it_is(
     (folder / "20261119T000000-1-d.parquet").write_bytes(whole[: len(whole) // 2])
     (folder / "20261120T000000-1-e.parquet").write_bytes(b"this is no Parquet")
     before = contents(folder)
-    assert main(["ledger", "verify"]) == 0
+    assert main(["ledger", "verify"]) == 1
     said = capsys.readouterr().out
     assert {row[0]: row[3] for row in cells(said)} == {
         FIRST: "torn tail",
@@ -214,6 +229,7 @@ def test_what_is_damaged_is_found_by_its_kind_and_left_as_it_is(
 
 def test_a_ledger_without_files_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(folder)
+    folder.mkdir()
     assert main(["ledger", "verify"]) == 0
     assert "has no files" in capsys.readouterr().out
 

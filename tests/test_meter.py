@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import polars as pl
 import pytest
 
 from agora_frames.backends.limits import Status
-from agora_frames.ledger import Tally
+from agora_frames.backends.scripted import scripted
+from agora_frames.ledger import Ledger, Tally
 from agora_frames.meter import Meter, Reading, cost_text, duration, facts, fitted, line, money, pace, rate, times
+from agora_frames.remembered import remembered
+from agora_frames.stages.generate import generate_column
 
 
 class Asked:
@@ -21,7 +24,6 @@ class Asked:
 
     def __init__(self, *, said: str | None = None) -> None:
         self.tally, self.now, self.held = Tally(), 100.0, None
-        self.ledger: Any = SimpleNamespace(tally=self.tally)
         self.budget = SimpleNamespace(limited=said is not None, said=lambda: said or "no ceiling")
         self.held: str | None = None
 
@@ -196,3 +198,15 @@ def test_all_but_one_row_is_not_yet_all() -> None:
 def test_parts_are_put_on_lines_unbroken() -> None:
     assert fitted(["aaaa", "bbbb", "cccc"], 11) == ["aaaa · bbbb", "cccc"]
     assert fitted(["a" * 12], 11) == ["a" * 10 + "…"]
+
+
+def test_two_meters_on_one_ledger_count_their_own_calls(tmp_path: Path) -> None:
+    of = remembered(scripted(lambda messages: {"text": "x", "cost_usd": 1.0}), ledger=Ledger(tmp_path))
+    one, other = of.apart(), of.apart()
+    meters = [Meter("one", 2, one), Meter("other", 3, other)]
+    generate_column(pl.DataFrame({"row_id": ["a", "b"], "prompt": ["a", "b"]}), backend=one)
+    generate_column(pl.DataFrame({"row_id": ["c"], "prompt": ["c"]}), backend=other)
+    assert [(reading.replies, reading.cost) for reading in (meter.read() for meter in meters)] == [
+        (2, "$2.00"),
+        (1, "$1.00"),
+    ]

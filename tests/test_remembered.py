@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,18 +292,18 @@ FILLS = """
 """
 
 
-def told_of_a_full_disk(folder: Path, prepare: str) -> None:
-    """Runs into the limit, checks what was told, and that the next run asks only the rest."""
+def told_of_a_full_disk(folder: Path, prepare: str, *, told: str, lost: int) -> None:
+    """Runs into the limit, checks what was told, and that so many of the replies are not recorded."""
     count, message = child(FILLS.format(prepare=prepare), folder).stdout.splitlines()
     asked = int(count)
     assert 5 < asked < 100
-    assert "could not be recorded" in message
+    assert told in message
     assert "make room, and run again" in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frame = Ledger(folder).frame()
-    assert frame["row_id"].to_list() == [f"r{n}" for n in range(asked - 1)]
-    assert (frame["text"] == pl.Series([f"r{n}" * 1000 for n in range(asked - 1)])).all()
+    assert frame["row_id"].to_list() == [f"r{n}" for n in range(asked - lost)]
+    assert (frame["text"] == pl.Series([f"r{n}" * 1000 for n in range(asked - lost)])).all()
 
 
 def resumed(folder: Path) -> list[str]:
@@ -316,16 +317,16 @@ def resumed(folder: Path) -> list[str]:
 
 def test_a_segment_at_its_size_limit_stops_the_run_and_the_next_asks_only_the_rest(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
-    told_of_a_full_disk(tmp_path, limit)
+    told_of_a_full_disk(tmp_path, limit, told="could not be recorded", lost=1)
     recorded = Ledger(tmp_path).frame().height
     assert resumed(tmp_path) == [f"r{n}" for n in range(recorded, 100)]
 
 
-def test_a_full_disk_stops_the_run_and_the_next_asks_only_the_rest(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_loses_nothing_and_the_next_asks_only_the_rest(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        told_of_a_full_disk(tmp_path / "ledger", "pass")
+        told_of_a_full_disk(tmp_path / "ledger", "pass", told="there is no more room", lost=0)
         recorded = Ledger(tmp_path / "ledger").frame().height
         subprocess.run(["mount", "-o", "remount,size=8m", tmp_path], check=True)
         assert resumed(tmp_path / "ledger") == [f"r{n}" for n in range(recorded, 100)]
@@ -651,3 +652,109 @@ def test_two_threads_that_want_the_same_at_once_ask_nothing_twice(tmp_path: Path
         thread.join()
     assert sorted(script.prompts) == sorted(f"p{n}" for n in range(50))
     assert_frame_equal(done[0], done[1])
+
+
+KNOWN = """
+    import os, sys
+    import polars as pl
+    from agora_frames.backends.scripted import scripted
+    from agora_frames.ledger import Ledger
+    from agora_frames.remembered import remembered
+    from agora_frames.stages.generate import generate_column
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    df = pl.DataFrame({"row_id": ["r0"], "prompt": ["p0"]})
+    done = generate_column(df, backend=remembered(scripted({}), ledger=Ledger(sys.argv[1]), max_cost=1.0))
+    print(done["completion"].to_list())
+"""
+
+
+def test_what_is_known_is_answered_from_a_folder_that_may_not_be_written() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        ledger = Ledger(folder / "ledger")
+        run(ledger, Asked(), prompts(1))
+        ledger.close()
+        (folder / "ledger").chmod(0o555)
+        try:
+            assert child(KNOWN, folder / "ledger").stdout == "['P0']\n"
+        finally:
+            (folder / "ledger").chmod(0o755)
+
+
+def priced(messages: list[dict[str, str]]) -> dict[str, Any]:
+    return {"text": messages[-1]["content"], "cost_usd": 1.0, "prompt_tokens": 1, "completion_tokens": 1}
+
+
+def limited(ledger: Ledger, max_cost: float) -> Any:
+    # A request is reserved with one dollar, of its reply alone.
+    backend = scripted(priced, prices=(0.0, 1e6))
+    return remembered(backend, ledger=ledger, max_cost=max_cost)
+
+
+def test_a_step_that_is_wholly_known_counts_under_the_ceiling_of_the_next(tmp_path: Path) -> None:
+    first, second = prompts(6), pl.DataFrame({"row_id": [f"s{n}" for n in range(6)], "prompt": list("abcdef")})
+    generate_column(first, backend=limited(Ledger(tmp_path), 9.0), max_tokens=1)
+    resumed = limited(Ledger(tmp_path), 9.0)
+    generate_column(first, backend=resumed, max_tokens=1)
+    done = generate_column(second, backend=resumed, max_tokens=1)
+    assert done["completion"].null_count() == 3
+    assert Ledger(tmp_path).frame()["cost_usd"].sum() == 9.0
+
+
+def test_what_another_spends_on_the_same_rows_while_it_is_waited_for_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def script(messages: list[dict[str, str]]) -> dict[str, Any]:
+        begun.set()
+        goes_on.wait(10)
+        return priced(messages)
+
+    one = remembered(scripted(script, prices=(0.0, 1e6)), ledger=Ledger(tmp_path), max_cost=5.0)
+    other = limited(Ledger(tmp_path), 5.0)
+    threads = [
+        threading.Thread(target=generate_column, args=[prompts(8)], kwargs={"backend": backend, "max_tokens": 1})
+        for backend in (one, other)
+    ]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    until = time.monotonic() + 10
+    while "waiting for it" not in caplog.text and time.monotonic() < until:
+        time.sleep(0.01)
+    goes_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert Ledger(tmp_path).frame()["cost_usd"].sum() == 5.0
+    assert one.budget.spent == other.budget.spent == {"cost_usd": 5.0}
+
+
+def test_two_apart_count_their_own_calls_and_the_ledger_counts_all(tmp_path: Path) -> None:
+    backend = remembered(scripted(priced), ledger=Ledger(tmp_path))
+    one, other = backend.apart(), backend.apart()
+    generate_column(prompts(2), backend=one)
+    generate_column(prompts(5), backend=other)
+    assert (one.tally.calls, one.tally.known, one.tally.cost_usd) == (2, 0, 2.0)
+    assert (other.tally.calls, other.tally.known, other.tally.cost_usd) == (3, 2, 3.0)
+    assert (backend.ledger.tally.calls, backend.ledger.tally.known) == (5, 2)
+
+
+def test_a_reply_that_could_not_be_recorded_counts_as_spent(tmp_path: Path) -> None:
+    backend = limited(Ledger(tmp_path), 5.0)
+    writer = backend.ledger.open()
+    writer.failed = OSError(5, "Input/output error")  # as a disk says it when it is forced
+    with pytest.raises(StorageError):
+        generate_column(prompts(1), backend=backend, max_tokens=1)
+    assert (backend.budget.spent, backend.budget.reserved) == ({"cost_usd": 1.0}, {"cost_usd": 0.0})
+
+
+def test_after_the_folder_was_deleted_the_next_step_is_recorded_in_a_new_one(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    backend = remembered(scripted(Asked()), ledger=ledger)
+    generate_column(prompts(1), backend=backend)
+    shutil.rmtree(tmp_path / "ledger")
+    generate_column(prompts(2), backend=backend)
+    assert Ledger(tmp_path / "ledger").frame()["text"].to_list() == ["P0", "P1"]

@@ -238,6 +238,11 @@ def streamed(work: Callable[[Put, Stop], None]) -> Iterator[pl.DataFrame]:
         if raised:
             raise raised[0]
     finally:
+        # What is raised a second time is raised at the next call, so this one is made before any that counts.
+        try:  # noqa: SIM105 - `suppress` would be interrupted before it begins
+            time.sleep(0)
+        except KeyboardInterrupt:
+            pass
         _settle(stop, ended)
 
 

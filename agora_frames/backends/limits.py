@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import random
 import threading
@@ -14,19 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agora_frames.backends.headers import asked_s, seconds
+from agora_frames.backends.level import FAILING, MANY, Level
 from agora_frames.errors import BindError
 
-__all__ = ["Limits", "Status", "limits_of"]
+__all__ = ["Limits", "Status", "limits_of", "status_of"]
 
 _START = 8
 # What fails in these ways says something about the server, and nothing about how much it takes.
 _FAILURES = {"server_error", "timeout", "connection"}
-_DOUBTFUL, _FAILING = 0.2, 0.5  # shares of the last twenty or so: above them nothing grows, and there is a cut
-# After a cut nothing grows before so many replies and seconds: a probe may cost a refusal and a pause.
-_PROBE_REPLIES, _PROBE_S, _PROBE_PAUSES, _LATEST_PROBE_S = 50, 2.0, 20, 120.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _RAMP_S, _LONGEST_GAP_S = 0.05, 60.0, 1.0, 20.0
-_FEW, _SOME = 4, 20  # replies between two refusals: so few speak of a rate, more speak of none
-_MANY = 0.25  # refusals among the last replies: fewer do not hold everybody
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _RAMP_S = 0.05, 60.0, 1.0
+_NEARLY_ALL = 0.9  # share of refusals among the last replies
+_MANY_FIXED = 0.4  # as MANY, where no trial tells whether they are chance
+_LONG_S, _TOLD_AGAIN_S = 10.0, 60.0  # a longer pause is told, and told again
 _NOW_S = 1e-6  # sooner is now: a timer for less would only spin
 # Rates are aimed at a little below what is allowed, as requests do not arrive in the rhythm in which they are sent.
 _AIM, _WINDOW_S = 0.99, 60.0
@@ -39,6 +39,8 @@ _LEFT_HEADERS = (
     ("ratelimit-remaining", "ratelimit-reset"),
 )
 _WHY = ("", None, "rate limited", *("requests per minute", "tokens per minute") * 2)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,67 +88,6 @@ class _Budget:
         return (min(cost, self.size) - self.level) / self.per_s
 
 
-@dataclass(slots=True)
-class _Level:
-    """How many may be in flight, found by trying: one more for each reply (a round doubles it) until the first refusal.
-    Then down to what was admitted: the number in flight less those that are refused, and not below half. Later it is
-    probed higher: by one in the first round, and by twice as many in each further one that brings no refusal."""
-
-    limit: float
-    most: float
-    fixed: bool
-    gain: float = 1.0  # slots won with a reply
-    stale: int = 0  # in flight since before the last cut: their refusals belong to it
-    floor: float = 1.0
-    failing: float = 0.0  # share of failures among the last replies
-    patience: int = 0  # doubled twice while the probes fail
-    last_cut_to: float = 0.0
-    replies: int = 0  # since the last cut
-    quiet_until: float = -math.inf
-    gap_s: float = 0.0  # between two requests, where one alone in flight is refused: the limit is one of rate
-    refused_at: float = -math.inf
-    admitted: int = 0  # since the last refusal
-
-    def answered(self, now: float, in_flight: int) -> None:
-        self.failing *= 0.95
-        self.replies += 1
-        self.admitted += 1
-        self.gap_s *= 0.99 if self.admitted < 40 else 0.9
-        if self.fixed or self.stale or self.failing > _DOUBTFUL or in_flight < 0.9 * int(self.limit):
-            return
-        if now >= self.quiet_until and self.replies >= _PROBE_REPLIES * self.patience:
-            self.limit = min(self.most, self.limit + self.gain)
-            self.gain = min(1.0, self.gain * (1 + math.log(2) / self.limit))
-
-    def refused(self, now: float, in_flight: int, pause_s: float) -> None:
-        if in_flight == 1:  # not one too many, but too soon if few passed before: the gap becomes what these had
-            if 0 < self.admitted < _FEW and now - self.refused_at <= _WINDOW_S:
-                self.gap_s = max(self.gap_s, min((now - self.refused_at) / self.admitted, _LONGEST_GAP_S))
-            elif self.admitted < _SOME:
-                self.gap_s = min(1.2 * self.gap_s, _LONGEST_GAP_S)
-        elif not self.stale:
-            self.floor = max(1.0, self.limit // 2)
-            self._cut(now, in_flight, max(self.floor, min(int(self.limit), in_flight) - 1), pause_s)
-        elif not self.fixed:
-            self.limit = max(self.floor, self.limit - 1)
-        self.refused_at, self.admitted = now, 0
-
-    def failed(self, now: float, in_flight: int) -> None:
-        self.failing += 0.05 * (1 - self.failing)
-        if self.failing > _FAILING and not self.stale:
-            self._cut(now, in_flight, max(1.0, self.limit // 2), 0.0)
-
-    def _cut(self, now: float, in_flight: int, to: float, pause_s: float) -> None:
-        self.stale = in_flight
-        if self.fixed:
-            return
-        is_failed_probe = self.patience and self.limit <= 1.25 * self.last_cut_to + 1
-        self.patience = min(4, 2 * self.patience) if is_failed_probe else 1
-        self.limit = self.last_cut_to = to
-        self.gain, self.replies = 1 / to, 0
-        self.quiet_until = now + max(_PROBE_S * self.patience, min(_PROBE_PAUSES * pause_s, _LATEST_PROBE_S))
-
-
 class Limits:
     """Who may send now. Each `enter` is followed by one `leave`, from any thread; who waits is served in order.
     concurrency: so many in flight, always; None finds the number, up to `most`. rpm, tpm: requests and tokens per
@@ -162,23 +103,36 @@ class Limits:
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
-        if any(value is not None and not 0 < value < math.inf for value in (concurrency, rpm, tpm, most)):
-            said = f"concurrency={concurrency!r}, rpm={rpm!r}, tpm={tpm!r}, most={most!r}"
-            raise BindError(f"Limits({said}): each must be a number above 0, or None where you set no limit.")
+        _check(concurrency, rpm, tpm, most)
         self._clock, self._chance = clock, chance or random.Random()
         self._lock = threading.Lock()
         self._waiters: deque[_Waiter] = deque()
         self._in_flight, self._reserved = 0, 0.0  # requests, and tokens of these
-        self._level = _Level(concurrency or min(_START, most), most, fixed=concurrency is not None)
+        self._level = Level(concurrency or min(_START, most), most, fixed=concurrency is not None)
         # One second of requests, and two of tokens, as these come in larger pieces.
+        self._rates = rpm, tpm
         self._rpm = _Budget(rpm, 1.0, 1.0, clock()) if rpm else None
         self._tpm = _Budget(tpm, 2.0, 0.0, clock()) if tpm else None
         self._requests_left, self._tokens_left = _Left(), _Left()
         self._sent_at = self._resume = -math.inf
         self._ramp_s, self._why = 0.0, ""
-        self._refusals: deque[bool] = deque(maxlen=10)  # of the last replies, which were refusals
         self._resumed, self._doublings = 0, 0.0  # let in since the last pause; how often the next one is doubled
+        self._told_at = -math.inf
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+
+    def change(self, *, concurrency: int | None, rpm: float | None, tpm: float | None, most: int) -> None:
+        """Other settings from now on. More than a lower number stay in flight until they leave; who sets no number any
+        more goes on from the present one."""
+        _check(concurrency, rpm, tpm, most)
+        with self._lock:
+            now = self._clock()
+            self._level.change(concurrency, most)
+            if rpm != self._rates[0]:
+                self._rpm = _renewed(self._rpm, _Budget(rpm, 1.0, 1.0, now) if rpm else None)
+            if tpm != self._rates[1]:
+                self._tpm = _renewed(self._tpm, _Budget(tpm, 2.0, 0.0, now) if tpm else None)
+            self._rates = rpm, tpm
+            self._serve(now)
 
     async def enter(self, tokens: int = 0, *, again: bool = False) -> None:
         """Returns when one more request, of about that many tokens, may be sent.
@@ -226,8 +180,8 @@ class Limits:
             tokens = next((waiter.tokens for waiter in self._waiters if not waiter.future.done()), 0)
             waits_s = self._waits_s(self._clock(), tokens)
             if waits_s[0] > 0:
-                held = f"{self._why}, waits {math.ceil(waits_s[0])} s"
-            elif self._level.failing > _FAILING:
+                held = f"{self._why}, waits {_in_words(waits_s[0])}"
+            elif self._level.failing > FAILING:
                 held = "the server is failing"
             elif self._in_flight < limit and max(waits_s) > _NOW_S:
                 held = _WHY[waits_s.index(max(waits_s))]
@@ -265,25 +219,30 @@ class Limits:
 
     def _learn(self, now: float, kind: str | None, wait_s: float | None) -> None:
         level = self._level
-        self._refusals.append(kind == "rate_limited")
         if kind is None:
-            if not level.stale:
-                self._doublings = max(0.0, self._doublings - 0.25)
+            self._doublings /= 2
             level.answered(now, self._in_flight)
         elif kind == "rate_limited":
-            pause_s = wait_s or 0.0
-            if sum(self._refusals) < _MANY * len(self._refusals):
-                pause_s = 0.0  # a few among many replies: their own requests wait, the others need not
-            elif not wait_s and now >= self._resume - _NOW_S:  # else it is one of those for which the pause began
-                pause_s = min(_FIRST_PAUSE_S * 2**self._doublings, _LONGEST_PAUSE_S) * self._chance.uniform(0.75, 1.25)
-                self._doublings = min(self._doublings + 1, 11.0)
-            level.refused(now, self._in_flight, pause_s)
-            self._hold(now, pause_s, "rate limited")
+            too_soon = wait_s and self._in_flight == 1 and level.gap_s > 0
+            level.refused(now, self._in_flight, wait_s or 0.0)
+            # A few among many replies: their own requests wait, the others need not.
+            many = _MANY_FIXED if level.fixed and not wait_s else MANY
+            if too_soon or level.share >= max(many, min(3 * level.usual, 0.9)):
+                self._hold(now, wait_s or self._own_pause_s(now), "rate limited")
         elif kind in _FAILURES:
             level.failed(now, self._in_flight)
             if wait_s and kind == "server_error":
                 self._hold(now, wait_s, "the server is failing")
-        level.stale = max(0, level.stale - 1)
+        level.left(now)
+
+    def _own_pause_s(self, now: float) -> float:
+        if now < self._resume - _NOW_S:
+            return 0.0  # it is one of those for which the pause began
+        # Long pauses are for an endpoint that refuses nearly all: else a few by chance in a row would stop everything.
+        longest_s = _LONGEST_PAUSE_S if self._level.share > _NEARLY_ALL else _RAMP_S
+        pause_s = min(_FIRST_PAUSE_S * 2**self._doublings, longest_s) * self._chance.uniform(0.75, 1.25)
+        self._doublings = min(self._doublings + 1, 11.0)
+        return pause_s
 
     def _heed(self, now: float, headers: Mapping[str, str]) -> None:
         """Learns what the endpoint says is left, and holds when that is less than the next request needs."""
@@ -310,7 +269,7 @@ class Limits:
                 self._waiters.popleft()
                 continue
             if wait_s := self._admit(now, waiter.tokens):
-                self._set_timer(waiter, now, wait_s)
+                self._set_timer(waiter, now, min(wait_s, self._tell(now, waiter.future.get_loop())))
                 return
             self._waiters.popleft()
             self._count(1, waiter.tokens)
@@ -322,6 +281,18 @@ class Limits:
                     waiter.future.get_loop().call_soon_threadsafe(_wake, waiter.future)
             except RuntimeError:  # its loop was closed meanwhile
                 self._count(-1, waiter.tokens)
+
+    def _tell(self, now: float, loop: asyncio.AbstractEventLoop) -> float:
+        """Says that all wait for long, at most once a minute; gives the seconds until it is to be said again."""
+        if self._resume - now <= _LONG_S:
+            return math.inf
+        if now - self._told_at >= _TOLD_AGAIN_S - _NOW_S:
+            self._told_at = now
+            words = self._why, _in_words(self._resume - now)
+            with contextlib.suppress(RuntimeError):  # its loop was closed meanwhile
+                # Not under the lock, as whoever shows what is logged may ask for the status.
+                loop.call_soon_threadsafe(_log.warning, "All requests are held: %s, waits %s.", *words)
+        return self._told_at + _TOLD_AGAIN_S - now
 
     def _set_timer(self, waiter: _Waiter, now: float, wait_s: float) -> None:
         """On the loop of who is next: others may be closed before it is due."""
@@ -350,9 +321,28 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _check(concurrency: int | None, rpm: float | None, tpm: float | None, most: int) -> None:
+    if any(value is not None and not 0 < value < math.inf for value in (concurrency, rpm, tpm, most)):
+        said = f"concurrency={concurrency!r}, rpm={rpm!r}, tpm={tpm!r}, most={most!r}"
+        raise BindError(f"Limits({said}): each must be a number above 0, or None where you set no limit.")
+
+
+def _renewed(old: _Budget | None, new: _Budget | None) -> _Budget | None:
+    """The new rate, with what is spent or owed already."""
+    if old and new:
+        new.level = min(old.level, new.size)
+    return new
+
+
+def _in_words(wait_s: float) -> str:
+    if wait_s < 120:
+        return f"{math.ceil(wait_s)} s"
+    return f"{round(wait_s / 60)} min" if wait_s < 7200 else f"{round(wait_s / 3600)} h"
+
+
 # The one piece of process-wide state: a limit belongs to the endpoint, and not to the objects or the threads that ask
 # it. Without the lock, two threads that ask at once would get two.
-_made = functools.cache(lambda _endpoint, _model, **settings: Limits(**settings))
+_made = functools.cache(lambda _endpoint, _model: Limits())
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -365,6 +355,14 @@ def limits_of(
     tpm: float | None = None,
     most: int = 512,
 ) -> Limits:
-    """The limits of that model at that endpoint: the same object for the same words, in all threads."""
+    """The limits of that model at that endpoint: one object for all threads, with the settings that came last."""
     with _ONE_AT_A_TIME:
-        return _made(endpoint, model, concurrency=concurrency, rpm=rpm, tpm=tpm, most=most)
+        limits = _made(endpoint, model)
+        limits.change(concurrency=concurrency, rpm=rpm, tpm=tpm, most=most)
+        return limits
+
+
+def status_of(endpoint: str, model: str) -> Status:
+    """What goes on there, whoever asks; nothing is changed."""
+    with _ONE_AT_A_TIME:
+        return _made(endpoint, model).status()

@@ -16,8 +16,8 @@ import orjson
 import polars as pl
 import xxhash
 
-from agora_frames.backends.chat import FREE, NO_DESK, Put, failed, over_budget, read_completion, rows_of, streamed
-from agora_frames.budget import most_tokens
+from agora_frames.backends.chat import FREE, NO_DESK, Put, Stop, failed, over_budget, read_completion, rows_of, streamed
+from agora_frames.budget import most_completion, most_tokens
 from agora_frames.errors import BindError, MissingExtraError, UnknownModelError, did_you_mean, listed
 from agora_frames.prices import Prices
 from agora_frames.types import Desk, Reply
@@ -60,7 +60,7 @@ class LlamaCpp:
         rows = rows_of(requests)
         taking = threading.Lock()
 
-        def work(put: Put, stop: threading.Event) -> None:
+        def work(put: Put, stop: Stop) -> None:
             def ask_some() -> None:
                 while not stop.is_set():
                     with taking:
@@ -160,17 +160,21 @@ def _start(backend: LlamaCpp) -> Any:
 
 
 def _asked(
-    ask: Callable[[dict[str, Any]], Any], desk: Desk, key: str, messages: str, sampling: str, *, stop: threading.Event
+    ask: Callable[[dict[str, Any]], Any], desk: Desk, key: str, messages: str, sampling: str, *, stop: Stop
 ) -> Reply:
     """The reply to one request, recorded."""
     settings = orjson.loads(sampling)
-    _, most = most_tokens(messages, settings.get("max_tokens"), sampling=sampling)
+    _, most = most_tokens(messages, most_completion(settings), sampling=sampling)
     while (leave := desk.reserve(key, tokens=most, cost_usd=0.0)) is False:
         if stop.wait(_WAITS_FOR_BUDGET_S):
             return failed(key, "not_asked", "the run was stopped")
     if leave is None:
         return over_budget(key)
-    reply = _ask(ask, key, {"messages": orjson.loads(messages), **settings})
+    try:
+        reply = _ask(ask, key, {"messages": orjson.loads(messages), **settings})
+    except BaseException:
+        desk.release(key)
+        raise
     desk.record(reply)
     return reply
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from agora_frames.backends.chat import NO_DESK, Put, Stop, rows_of, streamed
 from agora_frames.backends.engine import Asking, ask_all
-from agora_frames.backends.limits import Limits, Status, limits_of
+from agora_frames.backends.limits import Limits, Status, limits_of, status_of
 from agora_frames.backends.retry import Health
 from agora_frames.backends.transport import Post, maker_of, poster, sdk_poster
 from agora_frames.budget import most_completion
@@ -50,7 +50,7 @@ class OpenAIChat:
 
     @property
     def limits(self) -> Limits:
-        """Shared by all that ask this model of this endpoint in this process."""
+        """Shared by all that ask this model of this endpoint in this process; the settings asked for last count."""
         return limits_of(
             self.endpoint,
             self.model,
@@ -62,7 +62,7 @@ class OpenAIChat:
 
     def status(self) -> Status:
         """How many requests are in flight now, how many may be, and why no more."""
-        return self.limits.status()
+        return status_of(self.endpoint, self.model)
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         return self.answer(requests, desk=NO_DESK)
@@ -160,15 +160,11 @@ def openai_chat(
         # Never sent by us, but an endpoint may repeat the key, and then it is cut out.
         base_url, api_key = str(made.base_url), made.api_key if isinstance(made.api_key, str) else ""
     endpoint = _checked(base_url)
-    for name, whole in (("concurrency", concurrency), ("max_concurrency", max_concurrency)):
-        if whole is not None and (not isinstance(whole, int) or isinstance(whole, bool) or whole < 1):
-            raise BindError(f"openai_chat({name}={whole!r}): it must be a whole number, at least 1.")
-    for name, number in (("rpm", rpm), ("tpm", tpm), ("timeout_s", timeout_s), ("outage_s", outage_s)):
-        if number is not None and not (_is_number(number) and number > 0):
-            raise BindError(f"openai_chat({name}={number!r}): it must be a number above 0.")
+    _check_wholes(concurrency=concurrency, max_concurrency=max_concurrency)
+    _check_numbers(rpm=rpm, tpm=tpm, timeout_s=timeout_s, outage_s=outage_s)
     if not _is_number(pause_s) or pause_s < 0:
         raise BindError(f"openai_chat(pause_s={pause_s!r}): it must be a number of seconds.")
-    key = _key(endpoint, api_key)
+    key = _key(endpoint, api_key) if client is None else api_key or ""
     return OpenAIChat(
         model=_named(model),
         endpoint=endpoint,
@@ -183,6 +179,18 @@ def openai_chat(
         pause_s=pause_s,
         outage_s=outage_s,
     )
+
+
+def _check_wholes(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise BindError(f"openai_chat({name}={value!r}): it must be a whole number, at least 1.")
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not (_is_number(value) and value > 0):
+            raise BindError(f"openai_chat({name}={value!r}): it must be a number above 0.")
 
 
 def _named(model: object) -> str:

@@ -12,7 +12,7 @@ import orjson
 import polars as pl
 
 from agora_frames.backends.chat import FREE, NO_DESK, failed, frame_of, over_budget, rows_of
-from agora_frames.budget import most_tokens
+from agora_frames.budget import most_completion, most_tokens
 from agora_frames.errors import BindError, FingerprintError
 from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import REPLIES
@@ -20,6 +20,8 @@ from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Desk, Message, Reply
 
 __all__ = ["Script", "failing", "named", "scripted"]
+
+_WAITS_FOR_BUDGET_S = 0.02
 
 # What a script says to one request: a text; a dict with any fields of `frames.REPLIES`; a list of these, one for
 # each attempt (all but the last are told as retried); or an error to raise, as a dead endpoint would.
@@ -45,14 +47,19 @@ class Scripted:
         for key, messages, sampling in rows_of(requests):
             if self.delay_s:
                 time.sleep(self.delay_s)
-            most = orjson.loads(sampling).get("max_tokens")
+            most = most_completion(orjson.loads(sampling))
             asked, tokens = most_tokens(messages, most, sampling=sampling)
             cost_usd = self.prices.at_most(asked, most)
-            # One request at a time: nothing that is in flight could become cheaper than what was reserved for it.
-            if not desk.reserve(key, tokens=tokens, cost_usd=cost_usd):
+            while (leave := desk.reserve(key, tokens=tokens, cost_usd=cost_usd)) is False:
+                time.sleep(_WAITS_FOR_BUDGET_S)  # another thread, whose call may take less than it reserved
+            if leave is None:
                 yield frame_of([over_budget(key)])
                 continue
-            *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
+            try:
+                *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
+            except BaseException:
+                desk.release(key)
+                raise
             replies = [*({**reply, "retried": True} for reply in earlier), last]
             for reply in replies:
                 desk.record(reply)

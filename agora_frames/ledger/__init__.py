@@ -79,6 +79,7 @@ class Ledger:
     """Every attempt at every request, in a local folder or under a prefix on an object store.
 
     path: the folder, made when the first reply is recorded, or an fsspec URL (`s3://bucket/ledger`), given as a text.
+    A relative one stays where it was when the ledger was made, wherever the process goes.
     recipe, run: names put into each row. tally: what went through it in this process.
     On a local disk a reply survives the death of the process at any instant, and that of the machine after a second.
     On an object store, replies are put every 2 s or 4 MB, and when a run ends: those of the last 2 s before a kill are
@@ -99,7 +100,8 @@ class Ledger:
         place = place_of(str(self.path))
         object.__setattr__(self, "_given", str(self.path))
         object.__setattr__(self, "place", place)
-        object.__setattr__(self, "path", place.path if isinstance(place, Folder) else place.shown)
+        folder = Path(self._given.removeprefix("file://")).expanduser()
+        object.__setattr__(self, "path", folder if isinstance(place, Folder) else place.shown)
 
     def frame(self) -> pl.DataFrame:
         """All attempts in the columns of `LEDGER`, in the order in which segments were begun and rows written."""
@@ -154,9 +156,10 @@ class Ledger:
         self.flush(only_objects=True)
         return [file for file in self.place.files() if file.name.endswith((".jsonl", ".parquet"))]
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any], *tallies: Tally) -> None:
         """Records an attempt, in the columns of `LEDGER` (what is left out is null); it is durable when this returns.
 
+        tallies: that count it beside the ledger's own.
         Raises: StorageError when it cannot be written, with nothing torn left behind.
         """
         if next(iter(row)) != "key":  # from which a look-up tells most lines that it does not want
@@ -165,15 +168,23 @@ class Ledger:
             line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         except TypeError:
             line = orjson.dumps(_paired(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
-        self.open().write(line)
-        with self._lock:
-            self.tally.add(row)
+        try:
+            self._own().write(line)
+        finally:  # it was paid, whether it could be recorded or not
+            with self._lock:
+                for tally in (self.tally, *tallies):
+                    tally.add(row)
 
     def open(self) -> Writer:
         """This process's own writer, made if need be: so that a ledger that cannot be written is found out early.
 
         Where closed segments have become many, they are merged first.
         """
+        writer = self._own()
+        writer.look()
+        return writer
+
+    def _own(self) -> Writer:
         writer = self._writer[0] if self._writer else None
         if writer is not None and writer.pid == os.getpid():
             return writer
@@ -230,7 +241,15 @@ class Ledger:
         return attempts(self.place, keys, columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Ledger, (self._given, self.recipe, self.run)
+        return _reopened, (self._given, self.recipe, self.run, self.place if isinstance(self.place, Folder) else None)
+
+
+def _reopened(given: str, recipe: str | None, run: str | None, folder: Folder | None) -> Ledger:
+    """A copy in another process, which may be in another directory."""
+    ledger = Ledger(given, recipe, run)
+    if folder is not None:
+        object.__setattr__(ledger, "place", folder)
+    return ledger
 
 
 def _in_order(frames: list[pl.DataFrame], *before: str) -> pl.DataFrame:

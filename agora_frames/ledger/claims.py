@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -52,7 +53,7 @@ def claimed(folder: Path, keys: pl.Series, *, who: str | None = None) -> Iterato
     Where there are no such locks, everybody gets all keys.
     Raises: OSError when a claim cannot be written.
     """
-    own = re.sub(r"\W", "_", who or f"{platform.node()} {os.getpid()} {threading.get_native_id()}")
+    own = re.sub(r"\W", "_", who or f"{platform.node()} {_process(os.getpid())} {threading.get_native_id()}")
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / "lock", wait=True) as alone:
         if alone is None:
@@ -69,6 +70,12 @@ def claimed(folder: Path, keys: pl.Series, *, who: str | None = None) -> Iterato
     finally:
         path.unlink(missing_ok=True)
         os.close(file)
+
+
+@functools.cache
+def _process(pid: int) -> str:
+    """A name of this process that no other has: of two containers, host name and pid may be the same."""
+    return f"{pid} {secrets.token_hex(8)}"
 
 
 def _made(folder: Path, who: str, keys: pl.Series) -> tuple[Path, int]:

@@ -16,7 +16,7 @@ from agora_frames.errors import StorageError
 from agora_frames.formats import why
 from agora_frames.io import located
 
-__all__ = ["File", "Folder", "Place", "Prefix", "place_of"]
+__all__ = ["File", "Folder", "Place", "Prefix", "place_of", "without_secrets"]
 
 # So much is fetched from an object store at once.
 _BATCH_FILES, _BATCH_BYTES = 32, 32 << 20
@@ -179,7 +179,7 @@ class Prefix:
 
 
 def place_of(url: str) -> Folder | Prefix:
-    """The place that a path or an fsspec URL names; nothing is read yet.
+    """The place that a path (from the working directory of now on) or an fsspec URL names; nothing is read yet.
 
     Raises: StorageError when it names none.
     """
@@ -189,15 +189,17 @@ def place_of(url: str) -> Folder | Prefix:
             "text, such as s3://bucket/ledger."
         )
     if "://" not in url:
-        return Folder(Path(url).expanduser())
+        return Folder(Path(url).expanduser().absolute())
     if url.startswith("file://"):
-        return Folder(Path(url.removeprefix("file://")))
+        return Folder(Path(url.removeprefix("file://")).absolute())
     fs, root = located(url)
-    return Prefix(fs, root.rstrip("/"), _without_secrets(url).rstrip("/"))
+    return Prefix(fs, root.rstrip("/"), without_secrets(url).rstrip("/"))
 
 
-def _without_secrets(url: str) -> str:
-    """The URL without a user and password (`ftp://name:word@host/…`), and without a query."""
+def without_secrets(url: str) -> str:
+    """The URL without a user and password (`ftp://name:word@host/…`), and without a query; a path as it is."""
+    if "://" not in url:
+        return url
     scheme, _, rest = url.partition("?")[0].rpartition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

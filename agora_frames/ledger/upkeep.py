@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -34,6 +34,10 @@ FINDINGS = pl.Schema(
 SUPERSEDED = pl.Schema({"file": pl.String(), "bytes": pl.Int64(), "why": pl.String()})
 _MAGIC = b"PAR1"
 _BROKEN = "-broken.txt"
+
+
+# How the lock of a file is held.
+_Hold: TypeAlias = Callable[[Path], contextlib.AbstractContextManager[bool | None]]
 
 
 class _Finding(NamedTuple):
@@ -66,27 +70,52 @@ def superseded(ledger: Ledger) -> pl.DataFrame:
 
     Gives a frame of SUPERSEDED: segments and Parquet files that are wholly in another Parquet file (which is read
     to its end first), empty segments that nobody writes, temporary files, and claims of the dead.
+    Where a folder may be read alone, it may also list what a compaction is at work on: `remove` looks again.
     """
     with contextlib.ExitStack() as locks:
-        return _superseded(ledger.place, locks)
+        try:
+            return _superseded(ledger.place, locks, hold=_held)
+        except OSError as exc:
+            if isinstance(exc, StorageError):
+                raise
+            return _superseded(ledger.place, locks, hold=_unheld)
 
 
 def remove(ledger: Ledger, found: pl.DataFrame) -> pl.DataFrame:
-    """Removes those files that `superseded` found and that are so still; gives them."""
-    with contextlib.ExitStack() as locks:
-        now = _superseded(ledger.place, locks).filter(pl.col("file").is_in(found["file"].implode()))
-        for name in now["file"]:
-            ledger.place.remove(name)
+    """Removes those files that `superseded` found and that are so still; gives them.
+
+    Raises: StorageError when one cannot be removed.
+    """
+    try:
+        with contextlib.ExitStack() as locks:
+            now = _superseded(ledger.place, locks, hold=_held).filter(pl.col("file").is_in(found["file"].implode()))
+            for name in now["file"]:
+                ledger.place.remove(name)
+    except OSError as exc:
+        if isinstance(exc, StorageError):
+            raise
+        raise StorageError(
+            f"files of the ledger {ledger.place.shown!r} cannot be removed: {exc.strerror or exc}. No reply is lost. "
+            "Make the folder writable, or do it as its owner."
+        ) from exc
     return now
 
 
-def _superseded(place: Place, locks: contextlib.ExitStack) -> pl.DataFrame:
+def _held(path: Path) -> contextlib.AbstractContextManager[bool | None]:
+    return held(path, wait=True)
+
+
+def _unheld(path: Path) -> contextlib.AbstractContextManager[bool | None]:
+    return contextlib.nullcontext(True)
+
+
+def _superseded(place: Place, locks: contextlib.ExitStack, *, hold: _Hold) -> pl.DataFrame:
     """With no compaction at work meanwhile, until the locks are let go of."""
     rows: list[tuple[str, int, str]] = []
     if isinstance(place, Folder):
-        if not place.path.is_dir() or not locks.enter_context(held(place.path / "compact.lock", wait=True)):
+        if not place.path.is_dir() or not locks.enter_context(hold(place.path / "compact.lock")):
             return SUPERSEDED.to_frame()
-        rows += _left_behind(place.path, locks)
+        rows += _left_behind(place.path, locks, hold=hold)
     files = [file for file in place.files() if file.name.endswith((".jsonl", ".parquet"))]
     holders = _holders(place, files)
     sound: dict[str, bool] = {}
@@ -99,7 +128,7 @@ def _superseded(place: Place, locks: contextlib.ExitStack) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SUPERSEDED, orient="row")
 
 
-def _left_behind(folder: Path, locks: contextlib.ExitStack) -> Iterator[tuple[str, int, str]]:
+def _left_behind(folder: Path, locks: contextlib.ExitStack, *, hold: _Hold) -> Iterator[tuple[str, int, str]]:
     """What the dead have left in a local folder."""
     for path in sorted(folder.glob(".*.tmp")):
         yield path.name, path.stat().st_size, "a compaction did not finish it"
@@ -107,7 +136,7 @@ def _left_behind(folder: Path, locks: contextlib.ExitStack) -> Iterator[tuple[st
         if path.stat().st_size == 0 and _free(path, locks) and path.stat().st_size == 0:
             yield path.name, 0, "it holds nothing, and nobody writes it"
     if (folder / "claims").is_dir():
-        locks.enter_context(held(folder / "claims" / "lock", wait=True))  # no claim is being made meanwhile
+        locks.enter_context(hold(folder / "claims" / "lock"))  # no claim is being made meanwhile
         for path in sorted((folder / "claims").glob("*.keys")):
             if _free(path, locks):
                 yield f"claims/{path.name}", path.stat().st_size, "its holder is dead"

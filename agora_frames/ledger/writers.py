@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import tempfile
 import threading
+import time
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +22,20 @@ __all__ = ["LocalWriter", "Writer", "fresh_name", "lost", "unwritable"]
 
 _SYNC_EVERY_S = 1.0
 _ROLL_BYTES = 64 << 20  # so that no segment is too large to be read, or merged, at once
+# Kept free for the replies that are in flight when the disk is full.
+_RESERVE_BYTES = 4 << 20
+_LOOK_EVERY_S = 1.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Writer(Protocol):
     """What records lines for one process, from any of its threads."""
 
     pid: int
+
+    def look(self) -> None:
+        """Begins anew what was deleted behind it, and sees that there is room. Raises: StorageError."""
+        ...
 
     def write(self, line: bytes) -> None:
         """A whole line, with its end. Raises: StorageError, with nothing torn left behind."""
@@ -47,7 +58,7 @@ def fresh_name(suffix: str) -> str:
 def unwritable(shown: str, exc: Exception) -> StorageError:
     return StorageError(
         f"the ledger {shown!r} cannot be written: {_said(exc)}. Nothing was asked. "
-        "Give another place (ledger=…, or AGORA_LEDGER), or mend its permissions."
+        "Give another place (ledger=…, or AGORA_LEDGER), or mend its permissions, or make room."
     )
 
 
@@ -56,6 +67,8 @@ class LocalWriter:
 
     A line is handed to the operating system in one write, so it survives the death of the process at any instant; it
     is forced to the disk within a second, for the death of the machine.
+    Some room is kept, in a file without a name, for the replies that are paid already when the disk is full: they are
+    recorded there, and then the run stops.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,15 +76,30 @@ class LocalWriter:
         self.lock = threading.Lock()
         self.timer: threading.Timer | None = None
         self.failed: OSError | None = None
+        self.full: OSError | None = None
+        self.kept = _Kept()
+        weakref.finalize(self, self.kept.free).atexit = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._begin()
+            self.kept.take(folder)
         except OSError as exc:
             raise unwritable(str(folder), exc) from exc
+
+    def look(self) -> None:
+        with self.lock:
+            try:
+                self._begin_if_gone()
+                if self.full is not None:
+                    self.kept.take(self.folder)
+                    self.full = None
+            except OSError as exc:
+                raise unwritable(str(self.folder), exc) from exc
 
     def write(self, line: bytes) -> None:
         with self.lock:
             try:
+                if time.monotonic() - self.looked >= _LOOK_EVERY_S:
+                    self._begin_if_gone()
                 if self.size > _ROLL_BYTES:
                     self._end()
                     self._begin()
@@ -80,9 +108,16 @@ class LocalWriter:
                 self._cut()
                 if not isinstance(exc, OSError):
                     raise
-                raise lost(str(self.path), exc) from exc
+                if exc.errno not in _FULL or not self._appended_to_kept_room(line):
+                    raise lost(str(self.path), exc) from exc
+                self.full = OSError(exc.errno, exc.strerror)  # the error itself would hold this writer by its traceback
             if self.timer is None:
                 self._sync_later()
+            if self.full is not None:
+                raise _filled(str(self.path), self.full) from self.full
+            if self.failed is not None:  # to force an earlier line to the disk
+                failed, self.failed = self.failed, None
+                raise lost(str(self.path), failed) from failed
 
     def flush(self) -> None:
         with self.lock:
@@ -97,7 +132,28 @@ class LocalWriter:
             self.pid = 0
             self._end()
 
+    def _begin_if_gone(self) -> None:
+        """Who deletes a ledger means what was in it, not the replies to come."""
+        self.looked = time.monotonic()
+        if self._end.alive and not os.fstat(self.file).st_nlink:
+            self._end()
+            self._begin()
+
+    def _appended_to_kept_room(self, line: bytes) -> bool:
+        self.kept.free()
+        try:
+            if not self.pid:
+                self._end()
+                self._begin()
+                self.pid = os.getpid()
+            self._append(line)
+        except OSError:
+            self._cut()
+            return False
+        return True
+
     def _begin(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         while True:
             self.path = self.folder / fresh_name(".jsonl")
             self.file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
@@ -106,16 +162,13 @@ class LocalWriter:
             if taken(self.file) is not False and os.fstat(self.file).st_nlink:
                 break
             self._end()
-        self.size = 0
+        self.size, self.looked = 0, time.monotonic()
 
     def _append(self, line: bytes) -> None:
         left = memoryview(line)
         while left:
             left = left[os.write(self.file, left) :]
         self.size += len(line)
-        if self.failed is not None:  # to force an earlier line to the disk
-            failed, self.failed = self.failed, None
-            raise failed
 
     def _cut(self) -> None:
         """Takes away the beginning of a line that has no end."""
@@ -154,6 +207,38 @@ class LocalWriter:
             os.close(file)
 
 
+class _Kept:
+    """Room on a disk that is ours until it is freed, or until the process dies: a file that has no name."""
+
+    def __init__(self) -> None:
+        self.file: int | None = None
+        self.pid = os.getpid()
+
+    def take(self, folder: Path) -> None:
+        """So much as there is room for, at most half of it; none where files cannot be made so.
+
+        Raises: OSError when the disk is full.
+        """
+        if self.file is not None or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                state = os.fstatvfs(file.fileno())
+                os.posix_fallocate(file.fileno(), 0, max(1, min(_RESERVE_BYTES, state.f_bavail * state.f_frsize // 2)))
+                self.file = os.dup(file.fileno())
+        except OSError as exc:
+            if exc.errno in _FULL:
+                raise
+
+    def free(self) -> None:
+        if self.file is not None:
+            if self.pid == os.getpid():  # a forked child has it open, too
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self.file, 0)
+            os.close(self.file)
+            self.file = None
+
+
 def _sync(writer: weakref.ref[LocalWriter]) -> None:
     if (living := writer()) is not None:
         living.sync()
@@ -174,6 +259,13 @@ def lost(shown: str, exc: Exception) -> StorageError:
     return StorageError(
         f"a reply could not be recorded in {shown!r}: {_said(exc)}. The run was stopped, so that no further one is "
         "paid for and lost. What was recorded before is safe: make room, and run again."
+    )
+
+
+def _filled(shown: str, exc: Exception) -> StorageError:
+    return StorageError(
+        f"there is no more room for {shown!r}: {_said(exc)}. This reply and those in flight are recorded, in room kept "
+        "for them, and the run was stopped. Nothing is lost: make room, and run again."
     )
 
 

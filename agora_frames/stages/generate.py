@@ -74,6 +74,7 @@ def generate_column(
             f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
         )
     _check_numbers(samples, seed, observer)
+    backend = backend if observer is None else _counted_apart(backend)
     named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
     sampling = parameters({**named, "response_format": response_format, "logprobs": logprobs}, extra)
     rows = _draws(df, samples)
@@ -85,6 +86,12 @@ def generate_column(
         done = finished(rows, requests, _drained(_heard(stream, teller, backend)))
         teller.end(done)
     return done
+
+
+def _counted_apart(backend: Backend) -> Backend:
+    """The backend with books of its own for this call, if it keeps any: an observer sees what this call costs."""
+    apart = getattr(backend, "apart", None)
+    return apart() if callable(apart) else backend
 
 
 def _heard(stream: Iterator[pl.DataFrame], teller: _Teller, backend: Backend) -> list[pl.DataFrame]:

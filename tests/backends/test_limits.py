@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import selectors
 import threading
@@ -222,7 +223,7 @@ def test_a_server_that_admits_less_for_a_time_is_followed_down_and_up() -> None:
     assert 62 <= found.level_at(9) <= 68
     assert 15 <= found.level_at(12) <= 18
     assert 62 <= found.level_at(42) <= 68
-    assert found.share_refused <= 0.01
+    assert found.share_refused <= 0.02
 
 
 def test_a_server_without_a_limit_gets_the_most_within_a_second() -> None:
@@ -235,7 +236,7 @@ def test_a_server_without_a_limit_gets_the_most_within_a_second() -> None:
 def test_a_server_with_a_rate_is_used_to_the_full_with_few_refusals(rpm: float, latency_s: float) -> None:
     found = outcome(lambda clock: PerMinute(clock, rpm, rpm, latency_s), 10**9, until=600)
     assert found.per_s >= 0.95 * rpm / 60
-    assert found.share_refused <= 0.12  # the burst before the rate is known, then about one in eighteen
+    assert found.share_refused <= 0.15  # the burst before the rate is known, then about one in eighteen
 
 
 def test_a_client_that_asks_little_does_not_drift_up() -> None:
@@ -301,6 +302,46 @@ def test_a_few_failures_cut_nothing_and_many_do(kind: str) -> None:
     assert limits.status().held == "the server is failing"
 
 
+# Refusals by chance
+
+
+@dataclass
+class ByChance:
+    """Refuses that share of the requests, however few are in flight."""
+
+    clock: Clock
+    share: Callable[[float], float]
+    chance: random.Random = field(default_factory=lambda: random.Random(5))
+
+    async def __call__(self) -> Answer:
+        await asyncio.sleep(0.0025)
+        if self.chance.random() < self.share(self.clock.now):
+            await asyncio.sleep(0.0025)
+            return "rate_limited", {}
+        await asyncio.sleep(0.02)
+        return None, {}
+
+
+def answered_by(at: list[float], share: Callable[[float], float], **settings: Any) -> list[int]:
+    """How many were answered until each of these times."""
+    return [outcome(lambda clock: ByChance(clock, share), 10**9, 64, until=end, **settings).answered for end in at]
+
+
+@pytest.mark.parametrize(("concurrency", "sensible"), [(None, 8), (4, 4), (64, 64)])
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_refusals_by_chance_cost_little_more_than_themselves(
+    share: float, concurrency: int | None, sensible: int
+) -> None:
+    [answered] = answered_by([6], lambda now: share, concurrency=concurrency)
+    assert answered >= 0.5 * (1 - share) * 6 * sensible / 0.0225
+
+
+@pytest.mark.parametrize("concurrency", [None, 4, 64])
+def test_three_seconds_after_a_storm_of_refusals_all_is_as_before(concurrency: int | None) -> None:
+    counts = answered_by([3, 4, 15, 16], lambda now: 0.5 if 4 <= now < 12 else 0, concurrency=concurrency)
+    assert counts[3] - counts[2] >= 0.8 * (counts[1] - counts[0]) > 0
+
+
 # Pauses
 
 
@@ -318,7 +359,6 @@ DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
     [
         ({"retry-after": "12"}, 12),
         ({"retry-after": "0.5"}, 1),
-        ({"retry-after": "7200"}, 7200),
         ({"retry-after-ms": "1500"}, 2),
         ({"retry-after-ms": "3000", "retry-after": "60"}, 3),
         ({"retry-after-ms": "soon", "retry-after": "60"}, 60),
@@ -350,16 +390,17 @@ def test_a_server_that_is_down_may_ask_to_wait_and_no_other_reply_may(kind: str 
 
 
 @pytest.mark.parametrize(
-    ("reset", "seconds"),
+    ("reset", "waits"),
     [
-        ("1s", 1),
-        ("6m0s", 360),
-        ("20ms", 1),
-        ("1h2m", 3720),
-        ("1m2.5s", 63),
-        ("1d", 86400),
-        ("7", 7),
-        ("2026-10-21T07:28:45Z", 45),
+        ("1s", "1 s"),
+        ("6m0s", "6 min"),
+        ("20ms", "1 s"),
+        ("1h2m", "62 min"),
+        ("1m2.5s", "63 s"),
+        ("3h5m", "3 h"),
+        ("1d", "24 h"),
+        ("7", "7 s"),
+        ("2026-10-21T07:28:45Z", "45 s"),
     ],
 )
 @pytest.mark.parametrize(
@@ -373,9 +414,9 @@ def test_a_server_that_is_down_may_ask_to_wait_and_no_other_reply_may(kind: str 
     ],
 )
 def test_nobody_sends_until_the_reset_when_nothing_is_left(
-    remaining: str, reset_name: str, why: str, reset: str, seconds: int
+    remaining: str, reset_name: str, why: str, reset: str, waits: str
 ) -> None:
-    assert held_after(None, {remaining: "0", reset_name: reset, "date": DATE}) == f"{why}, waits {seconds} s"
+    assert held_after(None, {remaining: "0", reset_name: reset, "date": DATE}) == f"{why}, waits {waits}"
 
 
 @pytest.mark.parametrize(
@@ -708,11 +749,72 @@ def test_all_threads_get_the_same_limits_for_an_endpoint_and_model() -> None:
     assert len(got) == 8 and len(set(map(id, got))) == 1
 
 
-def test_other_models_and_other_settings_have_limits_of_their_own() -> None:
-    asked = [("a", "m", {}), ("b", "m", {}), ("a", "n", {}), ("a", "m", {"concurrency": 4}), ("a", "m", {"most": 9})]
-    got = [limits_of(endpoint, model, **settings) for endpoint, model, settings in asked]
-    assert len(set(map(id, got))) == len(asked)
-    assert [limits_of(endpoint, model, **settings) for endpoint, model, settings in asked] == got
+def test_other_models_and_other_endpoints_have_limits_of_their_own() -> None:
+    asked = [("a", "m"), ("b", "m"), ("a", "n")]
+    got = [limits_of(*each) for each in asked]
+    assert len(set(map(id, got))) == 3 and [limits_of(*each) for each in asked] == got
+
+
+def test_the_settings_that_came_last_count_for_all() -> None:
+    first = limits_of("changed", "m", concurrency=4)
+    assert limits_of("changed", "m", concurrency=6) is first and first.status().limit == 6
+    assert limits_of("changed", "m") is first and first.status().limit == 6  # goes on from there
+    assert limits_of("changed", "m", most=3).status().limit == 3
+    assert enters(limits_of("changed", "m", rpm=60)) and not enters(first)
+    assert first.status().held == "requests per minute"
+    assert enters(limits_of("changed", "m"))
+
+
+def test_more_than_a_lowered_limit_stay_in_flight_until_they_leave() -> None:
+    limits = filled(Clock(), concurrency=4)
+    limits.change(concurrency=2, rpm=None, tpm=None, most=512)
+    for in_flight in (3, 2):
+        assert not enters(limits)
+        limits.leave(None)
+        assert limits.status().in_flight == in_flight
+    assert not enters(limits)
+    limits.leave(None)
+    assert enters(limits)
+
+
+def test_a_raised_limit_lets_in_who_waits() -> None:
+    with simulated(concurrency=1) as (loop, limits):
+
+        async def scene() -> None:
+            waiting = [asyncio.ensure_future(limits.enter()) for _ in range(3)]
+            await asyncio.sleep(1)
+            limits.change(concurrency=3, rpm=None, tpm=None, most=512)
+            await asyncio.gather(*waiting)
+
+        loop.run_until_complete(scene())
+        assert limits.status().in_flight == 3
+
+
+def test_a_change_of_a_rate_gives_no_second_burst() -> None:
+    clock = Clock()
+    limits = filled(clock, rpm=600, concurrency=1000)
+    limits.change(concurrency=1000, rpm=1200, tpm=None, most=512)
+    assert not enters(limits)
+    clock.now += 0.1
+    assert enters(limits)
+
+
+@pytest.mark.parametrize(("pause_s", "told"), [(9, []), (30, ["30 s"]), (160, ["3 min", "100 s", "40 s"])])
+def test_a_long_pause_is_told_at_its_beginning_and_each_minute(
+    pause_s: int, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = SimulatedLoop()
+    limits = Limits(concurrency=2, clock=loop.clock, chance=Lowest())
+
+    async def scene() -> None:
+        await limits.enter()
+        limits.leave("rate_limited", headers={"retry-after": str(pause_s)})
+        await asyncio.gather(*(limits.enter() for _ in range(2)))
+        await asyncio.sleep(1)
+
+    with contextlib.closing(loop), caplog.at_level(logging.WARNING, "agora_frames.backends.limits"):
+        loop.run_until_complete(scene())
+    assert caplog.messages == [f"All requests are held: rate limited, waits {each}." for each in told]
 
 
 def test_one_refusal_among_many_replies_holds_nobody_else() -> None:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -190,3 +191,23 @@ def test_it_travels_to_another_process_without_its_engine(tmp_path: Path) -> Non
     assert repr(travelled) == repr(backend)
     assert travelled.model == backend.model
     assert travelled._engine == []
+
+
+def test_an_engine_that_fails_lets_go_of_what_was_reserved(tmp_path: Path) -> None:
+    def breaks(call: dict[str, Any]) -> None:
+        raise MemoryError
+
+    backend = llama_cpp(weights(tmp_path, "m.gguf", b"x"), n_parallel=1)
+    backend._engine.append(SimpleNamespace(handle_chat_completions=breaks))
+    limited = remembered(backend, ledger=Ledger(tmp_path / "ledger"), max_tokens_total=10_000)
+    with pytest.raises(MemoryError):
+        generate_column(ASKED, backend=limited, max_tokens=5)
+    assert limited.budget.reserved == {"tokens": 0}
+
+
+def test_the_larger_limit_of_tokens_is_reserved(tmp_path: Path) -> None:
+    backend = llama_cpp(weights(tmp_path, "m.gguf", b"x"), n_parallel=1)
+    limited = remembered(backend, ledger=Ledger(tmp_path / "ledger"), max_tokens_total=5_000)
+    backend._engine.append(SimpleNamespace(handle_chat_completions=None))
+    done = generate_column(ASKED, backend=limited, max_tokens=5, extra={"max_completion_tokens": 5_000})
+    assert kinds(done) == ["over_budget"] * 3

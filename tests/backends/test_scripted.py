@@ -127,3 +127,53 @@ def test_its_name_stands_in_its_repr_and_in_the_call() -> None:
 
 def test_it_travels_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(scripted({"a": "A"}))) == scripted({"a": "A"})
+
+
+class Desk:
+    """A desk that says in turn what it was told to, and notes what is let go of."""
+
+    def __init__(self, *leaves: bool | None) -> None:
+        self.leaves, self.tokens = list(leaves), list[int | None]()
+        self.released: list[str] = []
+
+    def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool | None:
+        self.tokens.append(tokens)
+        return self.leaves.pop(0)
+
+    def release(self, key: str) -> None:
+        self.released.append(key)
+
+    def record(self, reply: Any) -> None:
+        pass
+
+
+def at_a_desk(script: Any, desk: Desk, **sampling: Any) -> pl.DataFrame:
+    backend = scripted(script)
+    df = pl.DataFrame({"row_id": ["a"], "prompt": ["a"]})
+    requests = build_requests(df, column="prompt", sampling=sampling, seed=0, backend=backend)
+    return pl.concat(backend.answer(requests, desk=desk))
+
+
+def test_a_budget_that_has_no_room_just_now_is_waited_for() -> None:
+    assert at_a_desk({"a": "A"}, Desk(False, False, True))["text"].to_list() == ["A"]
+
+
+def test_a_budget_that_will_never_have_room_leaves_the_row_over_budget() -> None:
+    done = at_a_desk({"a": "A"}, Desk(False, None))
+    assert done["error"].struct.field("kind").to_list() == ["over_budget"]
+
+
+def test_a_script_that_raises_lets_go_of_what_was_reserved() -> None:
+    desk = Desk(True)
+    with pytest.raises(EndpointError):
+        at_a_desk({"a": EndpointError("gone")}, desk)
+    assert len(desk.released) == 1
+
+
+def test_the_larger_limit_of_tokens_is_reserved() -> None:
+    one, both = Desk(True), Desk(True)
+    at_a_desk({"a": "A"}, one, max_tokens=1000)
+    at_a_desk({"a": "A"}, both, max_tokens=1, max_completion_tokens=1000)
+    assert one.tokens[0] is not None
+    assert both.tokens[0] is not None
+    assert both.tokens[0] >= one.tokens[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from ledgers import child
 
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.claims import claimed
@@ -138,3 +139,42 @@ def test_a_claim_of_50_000_keys_is_one_file(tmp_path: Path) -> None:
     keys = pl.Series("key", [f"{n:032x}" for n in range(50_000)])
     with claimed(tmp_path, keys), claimed(tmp_path, keys, who="x") as other:
         assert other.mine.is_empty()
+
+
+def test_two_processes_of_the_same_host_name_and_pid_are_two_holders(tmp_path: Path) -> None:
+    # Two containers of one name, where each process is the first, differ in nothing but this.
+    with holder(tmp_path) as process:
+        (claim,) = tmp_path.glob("*.keys")
+        theirs = claim.name.partition("-")[0]
+        with claimed(tmp_path, series("x")):
+            (mine,) = (path.name.partition("-")[0] for path in tmp_path.glob("*.keys") if path != claim)
+        process.kill()
+    said, own = theirs.split("_"), mine.split("_")
+    assert len(said[-2]) == len(own[-2]) == 16
+    assert said[-2] != own[-2]
+
+
+def test_the_threads_of_a_process_and_its_claims_one_after_the_other_have_the_same_token(tmp_path: Path) -> None:
+    names = []
+    for _ in range(2):
+        with claimed(tmp_path, series("a")):
+            names += [path.name.partition("-")[0] for path in tmp_path.glob("*.keys")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_a_token_of_its_own() -> None:
+    # Not a whole claim: the threads of Polars do not survive a fork.
+    child(
+        """
+        import os
+        from agora_frames.ledger.claims import _process
+        mine, told = _process(os.getpid()), os.pipe()
+        if not os.fork():
+            os.write(told[1], _process(os.getpid()).encode())
+            os._exit(0)
+        theirs = os.read(told[0], 100).decode()
+        assert theirs.split()[1] != mine.split()[1]
+        assert mine == _process(os.getpid())
+        """
+    )

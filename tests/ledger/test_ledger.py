@@ -341,3 +341,17 @@ def test_the_path_of_a_ledger_shows_no_secrets_and_it_travels_whole() -> None:
 
 def test_a_url_of_a_local_file_is_a_path(tmp_path: Path) -> None:
     assert Ledger(f"file://{tmp_path}") == Ledger(tmp_path)
+
+
+def test_a_relative_folder_stays_where_it_was_when_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ledger = Ledger(".agora/ledger")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ledger.write({"key": "a"})
+    assert keys(ledger) == keys(pickle.loads(pickle.dumps(ledger))) == keys(Ledger(tmp_path / ".agora/ledger")) == ["a"]
+    assert not (tmp_path / "elsewhere" / ".agora").exists()
+    assert str(ledger.path) == ".agora/ledger"
+    assert pickle.loads(pickle.dumps(ledger)) == ledger

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import polars as pl
 import pytest
-from ledgers import line, segment
+from ledgers import child, line, segment, segments
 from polars.testing import assert_frame_equal
 
 from agora_frames.ledger import Ledger
@@ -185,3 +186,34 @@ def test_two_that_clean_up_at_once_remove_only_one_of_two_copies(tmp_path: Path)
     assert [process.wait(30) for process in running] == [0, 0]
     assert len(list(tmp_path.glob("*.parquet"))) == 1
     assert ledger.frame()["key"].to_list() == ["a"]
+
+
+READ_ONLY = """
+    import os, sys
+    from agora_frames.errors import StorageError
+    from agora_frames.ledger import Ledger
+    from agora_frames.ledger.upkeep import remove, superseded
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    ledger = Ledger(sys.argv[1])
+    found = superseded(ledger)
+    print(found["file"].to_list())
+    try:
+        remove(ledger, found)
+    except StorageError as exc:
+        print(exc)
+"""
+
+
+def test_a_folder_that_may_not_be_written_is_listed_and_nothing_is_removed() -> None:
+    # Not in tmp_path: pytest closes the folders above it to the user that the child becomes.
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        ledger = segment(Path(name) / "ledger", b"")
+        (Path(name) / "ledger").chmod(0o555)
+        try:
+            listed, said = child(READ_ONLY, Path(name) / "ledger").stdout.splitlines()
+        finally:
+            (Path(name) / "ledger").chmod(0o755)
+        assert listed == str(segments(ledger)) == "['20260101T000000-1-a.jsonl']"
+    assert "cannot be removed: Permission denied. No reply is lost. Make the folder writable" in said

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,74 @@ def test_a_look_up_in_a_large_ledger_takes_little_memory_merged_or_not(tmp_path:
     assert int(child(LOOKS_UP, tmp_path).stdout) < 250
     Ledger(tmp_path).compact()
     assert int(child(LOOKS_UP, tmp_path).stdout) < 250
+
+
+def test_a_segment_that_was_deleted_behind_its_writer_is_begun_anew_within_a_second(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.write({"key": "a"})
+    shutil.rmtree(tmp_path / "ledger")
+    writer = ledger.open()
+    ledger.write({"key": "b"})
+    assert keys(Ledger(tmp_path / "ledger")) == ["b"]
+    shutil.rmtree(tmp_path / "ledger")
+    assert isinstance(writer, LocalWriter)
+    writer.looked -= 1.0  # a second later
+    ledger.write({"key": "c"})
+    assert keys(Ledger(tmp_path / "ledger")) == ["c"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KB."""
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path / "disk")]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
+
+
+def told(ledger: Ledger, key: str) -> str:
+    try:
+        ledger.write({"key": key, "text": "x" * 10_000})
+    except StorageError as exc:
+        return str(exc)
+    return ""
+
+
+def test_on_a_full_disk_each_reply_in_flight_is_recorded_and_each_is_told(small_disk: Path) -> None:
+    ledger = Ledger(small_disk)
+    written = 0
+    while not told(ledger, str(written)):
+        written += 1
+    assert written > 10
+    for n in range(written + 1, written + 11):
+        assert "are recorded" in told(ledger, str(n))
+    assert keys(ledger) == [str(n) for n in range(written + 11)]
+
+
+def test_a_disk_without_any_room_is_told_before_anything_is_asked(small_disk: Path) -> None:
+    with (small_disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+        while other.write(b"x" * 4096):
+            pass
+    with pytest.raises(StorageError, match=r"No space left on device\. Nothing was asked.*make room"):
+        Ledger(small_disk / "ledger").open()
+
+
+def test_after_room_was_made_the_next_step_goes_on(small_disk: Path) -> None:
+    ledger = Ledger(small_disk / "ledger")
+    (small_disk / "other").write_bytes(b"x" * 100_000)
+    while not told(ledger, "a"):
+        pass
+    (small_disk / "other").unlink()
+    ledger.open()
+    assert told(ledger, "b") == ""
+
+
+def test_kept_room_has_no_name_and_is_free_again_when_the_writer_is_gone(small_disk: Path) -> None:
+    free = shutil.disk_usage(small_disk).free
+    writer = LocalWriter(small_disk)
+    assert shutil.disk_usage(small_disk).free <= free // 2
+    assert [path.name for path in small_disk.iterdir()] == [writer.path.name]
+    del writer
+    assert shutil.disk_usage(small_disk).free == free
