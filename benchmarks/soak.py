@@ -102,7 +102,7 @@ def report(soak: Soak, complete: bool, restarts: int) -> dict[str, Any]:
     # What can be answered and not recorded: all that was in flight whenever a process, of either side, went away.
     most_unrecorded = soak.concurrency * (killed + failed + restarts)
     peaks = [life["peak_mb"] for life in soak.lives]
-    most_mb = 150 + soak.rows * 4 / 1000
+    most_mb = 150 + soak.rows * 7 / 1000
     broken = [
         ("answers recorded twice", ledger["doubled"] > 0),
         ("more answers in the ledger than the server gave", unrecorded < 0),
