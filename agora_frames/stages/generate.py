@@ -90,8 +90,8 @@ def generate_column(
 
 def _counted_apart(backend: Backend) -> Backend:
     """The backend with books of its own for this call, if it keeps any: an observer sees what this call costs."""
-    apart = getattr(backend, "apart", None)
-    return apart() if callable(apart) else backend
+    apart: Callable[[], Backend] | None = getattr(backend, "apart", None)
+    return backend if apart is None else apart()
 
 
 def _heard(stream: Iterator[pl.DataFrame], teller: _Teller, backend: Backend) -> list[pl.DataFrame]:
