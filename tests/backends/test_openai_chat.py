@@ -185,7 +185,7 @@ LASTING: list[tuple[Fault, str]] = [
     (b"\xff\xfe", "bad_reply"),
     ({"choices": [{"message": {"content": 5}}]}, "bad_reply"),
     (500, "server_error"),
-    (503, "server_error"),
+    (507, "server_error"),
 ]
 
 
