@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -22,6 +23,7 @@ __all__ = [
     "error_columns",
     "errors",
     "outcome",
+    "paired",
     "reason",
     "require",
 ]
@@ -177,3 +179,12 @@ def outcome(df: pl.DataFrame) -> pl.Expr:
         .otherwise(pl.lit("accepted"))
         .alias("outcome")
     )
+
+
+def paired(value: Any) -> Any:
+    """The same with � for each half of a surrogate pair, which a model cut short can leave, and no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {paired(name): paired(inner) for name, inner in value.items()}
+    return type(value)(map(paired, value)) if isinstance(value, list | tuple) else value

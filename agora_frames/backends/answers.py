@@ -7,12 +7,13 @@ from typing import Any
 
 import orjson
 
-from agora_frames.backends.chat import failed, paired, read_completion
+from agora_frames.backends.chat import failed, read_completion
 from agora_frames.backends.transport import Answer
 from agora_frames.errors import AuthenticationError, UnknownModelError
+from agora_frames.frames import paired
 from agora_frames.prices import Prices
 
-__all__ = ["TRANSIENT", "is_filtered", "raise_if_fatal", "read_answer", "said"]
+__all__ = ["TRANSIENT", "raise_if_fatal", "read_answer", "said"]
 
 # Kinds of failures that another try may mend; a rate limit is no failure, it is waited out.
 TRANSIENT = frozenset({"timeout", "connection", "server_error", "bad_reply"})
@@ -52,7 +53,7 @@ def _body(content: bytes) -> Any:
 
 
 def _kind(answer: Answer) -> str:
-    if is_filtered(answer):
+    if _is_filtered(answer):
         return "content_filtered"
     # One request above the whole limit of a minute will never be let in.
     if answer.status == 429 and "request too large" not in said(answer).lower():
@@ -63,7 +64,7 @@ def _kind(answer: Answer) -> str:
     return "context_too_long" if "context_length" in text or "context length" in text else "bad_request"
 
 
-def is_filtered(answer: Answer) -> bool:
+def _is_filtered(answer: Answer) -> bool:
     """Whether it was the content of this one request that was turned away: Azure says 400, OpenRouter 403."""
     error = _error(answer)
     inner, metadata = error.get("innererror"), error.get("metadata")
@@ -98,7 +99,7 @@ def raise_if_fatal(answer: Answer, *, endpoint: str, model: str, variable: str, 
     variable: the environment variable of the key. hidden: the key itself.
     """
     told = said(answer, hidden)
-    if answer.status in (401, 403) and not is_filtered(answer):
+    if answer.status in (401, 403) and not _is_filtered(answer):
         raise AuthenticationError(
             f"{endpoint} refused the API key ({told}). Nothing that was answered is lost. "
             f"Set a valid key, export {variable}=…, and run again."

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import orjson
 import polars as pl
 
-from agora_frames.frames import REPLIES
+from agora_frames.frames import REPLIES, paired
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Reply
 
@@ -24,7 +24,6 @@ __all__ = [
     "failed",
     "frame_of",
     "over_budget",
-    "paired",
     "read_completion",
     "rows_of",
     "streamed",
@@ -177,15 +176,6 @@ class _NoDesk:
 NO_DESK = _NoDesk()
 # What a model in this process, or a script, costs.
 FREE = cast(Prices, prices_of("", "", (0.0, 0.0)))
-
-
-def paired(value: Any) -> Any:
-    """The same with � for each half of a surrogate pair, which a model cut short can leave, and no file can hold."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {name: paired(inner) for name, inner in value.items()}
-    return type(value)(map(paired, value)) if isinstance(value, list | tuple) else value
 
 
 class Stop:

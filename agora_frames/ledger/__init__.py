@@ -15,7 +15,7 @@ import orjson
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from agora_frames.frames import REPLIES, SETTLED
+from agora_frames.frames import REPLIES, SETTLED, paired
 from agora_frames.ledger.claims import Claim, claimed
 from agora_frames.ledger.compaction import compact, compact_if_due
 from agora_frames.ledger.objects import ObjectWriter
@@ -128,7 +128,7 @@ class Ledger:
     def answers(self, keys: pl.Series) -> pl.DataFrame:
         """The replies to these keys that need not be asked again, in the columns of `REPLIES`; one for each key.
 
-        An attempt that failed is no answer; one that ended in a truncated, refused or filtered reply is: it was
+        An attempt that failed is no answer; one that ended in a truncated, refused, filtered or empty reply is: it was
         paid for, and asking again would bring no more. Of several answers it is the first.
         """
         kind = pl.col("error").struct.field("kind")
@@ -167,7 +167,7 @@ class Ledger:
         try:
             line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         except TypeError:
-            line = orjson.dumps(_paired(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
+            line = orjson.dumps(paired(row), default=str, option=orjson.OPT_APPEND_NEWLINE)
         try:
             self._own().write(line)
         finally:  # it was paid, whether it could be recorded or not
@@ -254,12 +254,3 @@ def _reopened(given: str, recipe: str | None, run: str | None, folder: Folder | 
 
 def _in_order(frames: list[pl.DataFrame], *before: str) -> pl.DataFrame:
     return pl.concat(frames).sort(*before, SEGMENT, maintain_order=True)
-
-
-def _paired(value: Any) -> Any:
-    """The same, with each half of a surrogate pair, which UTF-8 cannot hold, replaced by U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, Mapping):
-        return {_paired(name): _paired(inner) for name, inner in value.items()}
-    return [_paired(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -94,7 +94,10 @@ def test_a_wait_ends_when_the_holder_is_killed_and_what_it_held_is_free(tmp_path
         assert len(list(tmp_path.glob("*.keys"))) == 1
 
 
-def test_a_wait_can_be_interrupted(tmp_path: Path) -> None:
+def test_a_wait_can_be_interrupted(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # A suite that was begun in the background, with `&`, ignores what a Ctrl-C sends.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with claimed(tmp_path, series("a")):
         with claimed(tmp_path, series("a"), who="x") as other:
             pass
