@@ -1,0 +1,1 @@
+"""Measures: frames of scores and texts in, figures out."""
