@@ -27,6 +27,7 @@ from agora_frames.hashing import frame_hash
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.schemas import ItemScore, ReportRow
 from agora_frames.stage import stage
+from agora_frames.store import store_entries
 
 ITEMS = pl.DataFrame({"item_id": ["0", "1", "2", "3"], "question": ["a", "b", "c", "d"], "reference": list("ABCD")})
 
@@ -130,17 +131,16 @@ def test_an_evaluation_can_be_planned_before_anything_is_asked(tmp_path: Path) -
     assert done.select("step", "rows", "to_ask").rows() == [("generate_column", 4, 4)]
 
 
-def test_an_evaluation_can_be_cached(tmp_path: Path) -> None:
-    log = tmp_path / "asked"
-
-    def note(messages: list[dict[str, str]]) -> str:
-        with log.open("a") as file:
-            file.write("x")
-        return "A"
-
-    run = af.cached(evaluation(SPELLING, backend=af.scripted(note, model="m")), store=af.Store(tmp_path / "store"))
-    assert run(ITEMS).equals(run(ITEMS))
-    assert log.read_text() == "xxxx"
+def test_an_evaluation_that_is_run_again_asks_nothing_and_grades_nothing(tmp_path: Path) -> None:
+    model = af.connect("scripted:builtins:str", ledger=tmp_path / "ledger")
+    store = af.Store(tmp_path / "store")
+    run = af.cached(evaluation(SPELLING, backend=model), store=store)
+    first = run(ITEMS)
+    entries = store_entries(store)
+    assert run(ITEMS).equals(first)
+    assert (model.ledger.tally.calls, model.ledger.tally.known) == (4, 4)
+    assert "same_as_reference" in entries["stage"].to_list()
+    assert store_entries(store).height == entries.height
 
 
 @pytest.mark.parametrize(
