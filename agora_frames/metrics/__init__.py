@@ -1,1 +1,1 @@
-"""Measures: frames of scores and texts in, figures out."""
+"""What can be said of data, and how surely: metrics go from a frame to a frame, and their models come in by name."""
