@@ -44,7 +44,6 @@ OWNERS = {
     "IPython": ("progress",),
     "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
-    "numpy": ("metrics.*", "pgr", "bench.*"),
     "openai": ("backends.transport", "backends.openai_batch"),
     "orjson": (
         *("stages.requests", "metrics.*", "formats", "io", "store", "ledger", "ledger.*", "scale", "sandbox"),

@@ -11,6 +11,8 @@ import polars as pl
 
 from agora_frames.errors import BindError, FrameError, listed
 from agora_frames.frames import ITEM_SCORES, require
+from agora_frames.metrics.bootstrap import check_interval, resampled_sums
+from agora_frames.metrics.bootstrap import interval as percentiles
 from agora_frames.stage import stage
 
 __all__ = ["Interval", "item_scores", "summarise", "wilson"]
@@ -160,18 +162,11 @@ def _method(graded: pl.DataFrame, interval: Interval) -> Interval:
 
 
 def _bootstrap(graded: pl.DataFrame, level: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentiles (linear interpolation) of the share over resampled items."""
-    import numpy as np
-
-    gained, weight = graded["gained"].to_numpy(), graded["weight"].to_numpy()
-    shares = np.empty(resamples)
-    for number in range(resamples):
-        drawn = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, number]))
-        places = drawn.integers(0, len(gained), len(gained))
-        total = weight[places].sum()
-        shares[number] = gained[places].sum() / total if total > 0 else np.nan
-    low, high = np.nanquantile(shares, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    """Percentiles of the share over resampled items."""
+    sums = resampled_sums(graded, columns=["gained", "weight"], resamples=resamples, key=("summarise", seed))
+    shares = sums.filter(pl.col("weight") > 0).select(share=pl.col("gained") / pl.col("weight"))
+    low, high = shares.select(*percentiles("share", level)).row(0)
+    return low, high
 
 
 def _check_parameters(by: Sequence[str], interval: str, level: float, resamples: int) -> None:
@@ -179,8 +174,7 @@ def _check_parameters(by: Sequence[str], interval: str, level: float, resamples:
         raise BindError(f"summarise(by={by!r}): it must be a sequence of names of columns, such as ('benchmark',).")
     if interval not in ("auto", "wilson", "bootstrap"):
         raise BindError(f"summarise(interval={interval!r}): it must be 'auto', 'wilson' or 'bootstrap'.")
-    if not 0 < level < 1:
-        raise BindError(f"summarise(level={level!r}): it must lie between 0 and 1, such as 0.95.")
+    check_interval("summarise", resamples=resamples, level=level)
     if resamples < 1:
         raise BindError(f"summarise(resamples={resamples!r}): it must be at least 1.")
 
