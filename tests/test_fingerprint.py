@@ -1227,11 +1227,11 @@ def test_a_stage_counts_the_same_whatever_stands_before_it() -> None:
     assert fingerprint([shout, shouted()]) == fingerprint([shout, copy])
 
 
-if __name__ == "__main__":
-    tell()
-
-
 def test_types_that_are_written_in_c_count_by_name_and_version() -> None:
     kinds = [types.FunctionType, types.ModuleType, types.GetSetDescriptorType, type(None), dict]
     assert len({fingerprint(kind) for kind in kinds}) == len(kinds)
     assert fingerprint(types.FunctionType | type) == fingerprint(types.FunctionType | type)
+
+
+if __name__ == "__main__":
+    tell()
