@@ -29,7 +29,9 @@ import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.hashing import seed_of
+from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.judge import difficulty, judge_column, quality
+from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
@@ -96,12 +98,14 @@ class Case(NamedTuple):
     params: Mapping[str, Any] | Callable[[pl.DataFrame], Mapping[str, Any]] = MappingProxyType({})
     without: tuple[str, ...] = ()  # columns that the frame must lack for the stage to do its work
     keeps_columns: bool = True
+    after: Any = None  # a stage that must have run before
 
     def bound(self, df: pl.DataFrame) -> Stage:
         return self.stage(**(self.params(df) if callable(self.params) else self.params))  # type: ignore[no-any-return]
 
     def frame(self, df: pl.DataFrame) -> pl.DataFrame:
-        return df.drop(self.without)
+        df = df.drop(self.without)
+        return df if self.after is None else self.after(df)
 
 
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
@@ -138,6 +142,17 @@ CASES: dict[str, Case] = {
     "judge_column, of instructions": Case(
         judge_column, {"judge": difficulty("code"), "instruction": "text", "into": "hard", "backend": GRADE}
     ),
+}
+PAIRS = {"judge": comparison("code"), "instruction": "text", "first": "text", "second": "prompt", "backend": GRADE}
+GAMES = judge_pairs(**PAIRS, order="both", equal_is_tie=False)
+GRADED = judge_column(judge=quality("math"), instruction="text", response="prompt", backend=GRADE)
+CASES |= {
+    "judge_pairs": Case(judge_pairs, {**PAIRS, "equal_is_tie": False}),
+    "judge_pairs, both orders": Case(judge_pairs, {**PAIRS, "order": "both", "into": "better"}),
+    "judge_again": Case(judge_again, PAIRS, after=GAMES),
+    "swap_consistency": Case(swap_consistency, keeps_columns=False, after=GAMES),
+    "judge_counts": Case(judge_counts, keeps_columns=False, after=GRADED),
+    "judge_drift": Case(judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, after=GRADED),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
