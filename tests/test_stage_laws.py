@@ -149,7 +149,7 @@ GRADED = judge_column(judge=quality("math"), instruction="text", response="promp
 CASES |= {
     "judge_pairs": Case(judge_pairs, {**PAIRS, "equal_is_tie": False}),
     "judge_pairs, both orders": Case(judge_pairs, {**PAIRS, "order": "both", "into": "better"}),
-    "judge_again": Case(judge_again, PAIRS, after=GAMES),
+    "judge_again": Case(judge_again, PAIRS, after=judge_pairs(**PAIRS)),
     "swap_consistency": Case(swap_consistency, keeps_columns=False, after=GAMES),
     "judge_counts": Case(judge_counts, keeps_columns=False, after=GRADED),
     "judge_drift": Case(judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, after=GRADED),

@@ -66,7 +66,8 @@ def judge_counts(df: pl.DataFrame, *, column: str = "judgement", by: Sequence[st
         (value.std() / value.count().sqrt()).alias("standard_error"),
         _one(f"{column}_judge").alias("judge"),
     ]
-    return (df.group_by(by, maintain_order=True).agg(told) if by else df.select(told)).cast(_COUNTS)  # type: ignore[arg-type]
+    counted = df.group_by(by, maintain_order=True).agg(told) if by else df.select(told)[: df.height]
+    return counted.cast(_COUNTS)  # type: ignore[arg-type]
 
 
 @stage()
@@ -75,7 +76,7 @@ def judge_drift(df: pl.DataFrame, *, column: str = "judgement", again: str = "ju
 
     Reads: `column` and `again` (numbers; null where a judge gave none), and, if they are there, `{…}_judge` and
     `{…}_call` of both.
-    Gives one row: `n`; `n_both` (rows judged both times; all that follows is of these, and null without any);
+    Gives one row (none of an empty frame): `n`; `n_both` (rows judged both times; all that follows is of these, and null without any);
     `n_same_call` (of them, those in which both were read from one call: at temperature 0 equal requests are one call,
     and say nothing of drift); `exact_agreement` (share, 0 to 1); `mean_absolute_difference` and `mean_difference`
     (again minus column); Cohen's `kappa`, and `kappa_quadratic` with quadratic weights (null for grades that are no
@@ -107,7 +108,7 @@ def judge_drift(df: pl.DataFrame, *, column: str = "judgement", again: str = "ju
         "judge": _fingerprint(df, column),
         "judge_again": _fingerprint(df, again),
     }
-    return pl.DataFrame([row], schema=_DRIFT)
+    return pl.DataFrame([row], schema=_DRIFT)[: df.height]
 
 
 @stage()
@@ -115,7 +116,7 @@ def swap_consistency(df: pl.DataFrame, *, column: str = "preference", by: Sequen
     """How far a judge says the same of two answers when they change places.
 
     Reads: `by`, `column`, `{column}_swapped` and `{column}_judge`, as `judge_pairs(order="both")` adds them.
-    Gives one row: `n` (pairs), `n_both` (judged in both orders; all that follows is of these, and null without any),
+    Gives one row (none of an empty frame): `n` (pairs), `n_both` (judged in both orders; all that follows is of these, and null without any),
     `consistent` (share of pairs with the same winner, or a tie, both times), `reversed` (share whose winner is another;
     the rest is a win that becomes a tie), `first_shown` (how far the answer shown first is preferred on average, 0 to
     1; 0.5 is fair), `mean_absolute_difference` of the two preferences, `judge` (the fingerprint; null for several).
@@ -151,7 +152,7 @@ def swap_consistency(df: pl.DataFrame, *, column: str = "preference", by: Sequen
         mean_absolute_difference=(given - turned).abs().mean(),
     )
     row = {"n": sides.height, "n_both": both.height, **told.row(0, named=True), "judge": _fingerprint(df, column)}
-    return pl.DataFrame([row], schema=_SWAP)
+    return pl.DataFrame([row], schema=_SWAP)[: df.height]
 
 
 def _kappa(one: pl.Series, two: pl.Series, weights: str | None) -> float | None:
