@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import agora_frames as af
+import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
+from agora_frames.hashing import seed_of
+from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
@@ -59,7 +62,16 @@ def vowels(text: str) -> tuple[str, int] | None:
     return (found[0], len(found)) if found else None
 
 
+def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dict[str, Any]:
+    """A judge: its verdict hangs on what it sees; some it does not give, and some calls fail."""
+    said = seed_of(str(messages), sampling.get("seed"))
+    if said % 5 == 0:
+        return failing("refused")
+    return f"It is so. [RESULT] {said % 7} [[{('A>B', 'B>>A', 'A=B', 'A')[said % 4]}]]"
+
+
 ECHO = af.scripted(echo, model="echo")
+GRADE = af.scripted(grade, model="grade")
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,12 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "judge_column": Case(
+        judge_column, {"judge": quality("math"), "instruction": "text", "response": "prompt", "backend": GRADE}
+    ),
+    "judge_column, of instructions": Case(
+        judge_column, {"judge": difficulty("code"), "instruction": "text", "into": "hard", "backend": GRADE}
+    ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -128,7 +146,8 @@ def found_stages() -> dict[str, StageFunction[Any]]:
     """Every stage that the package offers."""
     modules = [
         importlib.import_module(m.name)
-        for m in pkgutil.walk_packages(agora_frames.stages.__path__, "agora_frames.stages.")
+        for package in (agora_frames.stages, agora_frames.metrics)
+        for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
     return {
         value.name: value
