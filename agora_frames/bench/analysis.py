@@ -16,16 +16,30 @@ __all__ = ["component_scores", "principal_components", "regression", "within_cor
 
 _EXTRA = "pip install 'agora-frames[bench]'"
 _COEFFICIENTS = pl.List(pl.Struct({"name": pl.String, "value": pl.Float64, "se": pl.Float64, "p": pl.Float64}))
-_REGRESSION = {
-    "n": pl.Int64,
-    "regressors": pl.Int64,
-    "r2": pl.Float64,
-    "r2_adjusted": pl.Float64,
-    "r2_leave_one_out": pl.Float64,
-    "f": pl.Float64,
-    "p": pl.Float64,
-    "coefficients": _COEFFICIENTS,
-}
+_COMPONENTS = pl.Schema(
+    {
+        "component": pl.Int64(),
+        "share": pl.Float64(),
+        "cumulative": pl.Float64(),
+        "feature": pl.String(),
+        "loading": pl.Float64(),
+    }
+)
+_REGRESSION = pl.Schema(
+    {
+        "n": pl.Int64(),
+        "regressors": pl.Int64(),
+        "r2": pl.Float64(),
+        "r2_adjusted": pl.Float64(),
+        "r2_leave_one_out": pl.Float64(),
+        "f": pl.Float64(),
+        "p": pl.Float64(),
+        "coefficients": _COEFFICIENTS,
+    }
+)
+_CORRELATION = pl.Schema(
+    {"feature": pl.String(), "n": pl.Int64(), "groups": pl.Int64(), "r": pl.Float64(), "p": pl.Float64()}
+)
 
 
 @stage()
@@ -46,8 +60,7 @@ def principal_components(df: pl.DataFrame, *, features: Sequence[str], component
         for i, share in enumerate(shares)
         for name, loading in zip(features, map(float, found.components_[i]), strict=True)
     ]
-    schema = {"component": pl.Int64, "share": pl.Float64, "cumulative": pl.Float64}
-    return pl.DataFrame(rows, schema={**schema, "feature": pl.String, "loading": pl.Float64})
+    return pl.DataFrame(rows, schema=_COMPONENTS)
 
 
 @stage()
@@ -124,24 +137,23 @@ def within_correlations(
     centred = df.with_columns(varies)
     count = df[groups].n_unique()
     rows = [_correlation(centred[name], centred[target], df.height, count) for name in on]
-    schema = {"feature": pl.String, "n": pl.Int64, "groups": pl.Int64, "r": pl.Float64, "p": pl.Float64}
-    return pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, schema=_CORRELATION)
 
 
 def _correlation(feature: pl.Series, target: pl.Series, n: int, groups: int) -> dict[str, Any]:
     """Of centred values: r by statsmodels' slope through the origin, whose test has the degrees of freedom left."""
     row: dict[str, Any] = {"feature": feature.name, "n": n, "groups": groups, "r": None, "p": None}
-    squares = (feature**2).sum() * (target**2).sum()
+    squares = float((feature**2).sum()) * float((target**2).sum())
     if n > groups + 1 and squares > 0:
-        fit = _statsmodels().OLS(target.to_numpy(), feature.to_numpy())
-        fit.df_resid = n - groups - 1
-        done = fit.fit()
-        row |= {"r": (feature * target).sum() / math.sqrt(squares), "p": _finite(done.pvalues[0])}
+        model = _statsmodels().OLS(target.to_numpy(), feature.to_numpy())
+        model.df_resid = n - groups - 1  # it does not know that means were taken out
+        r = float((feature * target).sum()) / math.sqrt(squares)
+        row |= {"r": r, "p": _finite(model.fit().pvalues[0])}
     return row
 
 
 def _leave_one_out(fit: Any) -> float | None:
-    """1 - PRESS / total sum of squares; None when a row decides a coefficient alone, so that without it there is none."""
+    """1 - PRESS / total sum of squares; None when a coefficient hangs on one row, and there is none without it."""
     influence = fit.get_influence()
     if influence.hat_matrix_diag.max() > 1 - 1e-9 or not fit.centered_tss:
         return None
