@@ -1,6 +1,7 @@
 """What a frame must satisfy: Pandera models, for `validate(schema=…)`."""
 
 from agora_frames.schemas.instances import CodeInstance, GeneralInstance, Instance, MathInstance
+from agora_frames.schemas.pgr import LabelledItem, LabelledScore
 from agora_frames.schemas.scores import ItemScore, ReportRow
 from agora_frames.schemas.seeds import Seed
 from agora_frames.schemas.sentences import Sentence
@@ -10,6 +11,8 @@ __all__ = [
     "GeneralInstance",
     "Instance",
     "ItemScore",
+    "LabelledItem",
+    "LabelledScore",
     "MathInstance",
     "ReportRow",
     "Seed",

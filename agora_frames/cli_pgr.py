@@ -1,0 +1,113 @@
+"""The command `agora pgr`: the table of performance gaps recovered, from a file of scores."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
+
+import polars as pl
+from rich.console import Console
+
+from agora_frames.display import frame_table
+from agora_frames.errors import BindError, did_you_mean, listed
+from agora_frames.io import read_frame, write_frame
+from agora_frames.pgr import pgr
+
+__all__ = ["add_pgr_command"]
+
+_SCOPES = ("overall", "method", "domain", "benchmark")
+_COMBINE: dict[str, Literal["mean_of_pgr", "pgr_of_mean"]] = {
+    "mean-of-pgr": "mean_of_pgr",
+    "pgr-of-mean": "pgr_of_mean",
+}
+_HOW = {
+    "mean_of_pgr": "a domain is the mean of its benchmarks' PGRs",
+    "pgr_of_mean": "a domain is the PGR of its benchmarks' mean scores",
+}
+
+
+def add_pgr_command(sub: argparse.ArgumentParser) -> None:
+    """Gives the parser of `agora pgr` its options."""
+    sub.add_argument(
+        "scores",
+        help="a frame of scores with `role` (base, student, reference), `benchmark`, `score` and labels: of items "
+        "(`item_id`, 0 to 1), or of whole benchmarks (points)",
+    )
+    sub.add_argument(
+        "--by",
+        default=",".join(_SCOPES),
+        help=f"show these scopes, with commas: {', '.join(_SCOPES)} (all of them)",
+    )
+    sub.add_argument("--labels", default="generator", help="what tells students apart, with commas (%(default)s)")
+    sub.add_argument("--combine", default="mean-of-pgr", help=f"{' or '.join(_COMBINE)}, of a domain's benchmarks")
+    sub.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of the items (%(default)s)")
+    sub.add_argument("--level", type=float, default=0.95, help="of the intervals (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of the resamples (%(default)s)")
+    sub.add_argument("--output", metavar="FILE", help="write all rows and columns there too")
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.set_defaults(command=_pgr)
+
+
+def _pgr(args: argparse.Namespace) -> None:
+    scopes, labels = _names(args.by), _names(args.labels)
+    for scope in scopes:
+        _must("--by", scope, _SCOPES)
+    _must("--combine", args.combine, tuple(_COMBINE))
+    combine = _COMBINE[args.combine]
+    made = pgr(
+        read_frame(args.scores),
+        by=labels,
+        combine=combine,
+        resamples=args.bootstrap,
+        level=args.level,
+        seed=args.seed,
+    )
+    out = Console(highlight=False)
+    out.print(frame_table(_shown(made.filter(pl.col("scope").is_in(scopes)), labels), title=_title(made), whole=True))
+    out.print(_note(made, combine, args.level), style="dim", soft_wrap=True)
+    if args.output:
+        write_frame(made, args.output)
+        out.print(f"Wrote {made.height} rows to {args.output}", markup=False, soft_wrap=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _must(option: str, given: str, possible: tuple[str, ...]) -> None:
+    if given not in possible:
+        near = did_you_mean(given, possible) or "."
+        raise BindError(f"{option} knows no {given!r}{near} Possible are: {listed(possible)}.")
+
+
+def _shown(made: pl.DataFrame, labels: list[str]) -> pl.DataFrame:
+    """What a person reads of it: figures with one digit, and columns that say something."""
+    interval = pl.when(pl.col("low").is_not_null()).then(pl.format("{} to {}", _figure("low"), _figure("high")))
+    reason = pl.format("{}: {}", pl.col("pgr_error").struct.field("kind"), pl.col("pgr_error").struct.field("message"))
+    whose = [pl.col(name).fill_null("") for name in (*labels, "method", "domain", "benchmark")]
+    figures = {"PGR %": _figure("pgr"), "interval": interval, "± se": _figure("se"), "sd of seeds": _figure("sd_seeds")}
+    scores = [_figure(name).alias(name) for name in ("base", "student", "reference")]
+    notes = pl.concat_str(
+        [pl.col("flags").list.join(", ").replace("", None), reason.str.replace("_", " ")],
+        separator="; ",
+        ignore_nulls=True,
+    )
+    table = made.select(*whose, *(each.alias(name) for name, each in figures.items()), *scores, notes.alias("note"))
+    empty = [name for name in table.columns if table[name].fill_null("").eq("").all() and name != "PGR %"]
+    return table.drop(empty)
+
+
+def _figure(column: str) -> pl.Expr:
+    return pl.col(column).map_elements(lambda value: f"{value:.1f}", return_dtype=pl.String)
+
+
+def _title(made: pl.DataFrame) -> str:
+    whole = made.filter(pl.col("scope") == "overall")
+    without = whole["pgr"].null_count()
+    told = f", {without} of them without an overall PGR" if without else ""
+    return f"Performance gap recovered: {whole.height} students' data{told}"
+
+
+def _note(made: pl.DataFrame, combine: str, level: float) -> str:
+    sure = f"Intervals hold {level:.0%}, items drawn in pairs. " if made["low"].null_count() < made.height else ""
+    return f"0 is the base, 100 the reference; {_HOW[combine]}. {sure}Empty is unknown, never 0."
