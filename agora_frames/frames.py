@@ -14,6 +14,7 @@ __all__ = [
     "ERROR",
     "LOGPROBS",
     "MESSAGES",
+    "OUTCOMES",
     "REPLIES",
     "REQUESTS",
     "SETTLED",
@@ -94,6 +95,9 @@ CALL = pl.Struct(
         **{name: dtype for name, dtype in REPLIES.items() if name not in ("key", "text", "error", "retried")},
     }
 )
+
+# What came of a program that was run against its tests (see `sandbox`).
+OUTCOMES = pl.Schema({"status": pl.String(), "message": pl.String(), "output": pl.String(), "seconds": pl.Float64()})
 
 
 def require(df: pl.DataFrame, *columns: str, stage: str, dtype: pl.DataType | None = None) -> None:
