@@ -206,11 +206,10 @@ def _worker(settings: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
             raise SandboxError(f"namespaces are not to be had here ({said['why']}).")
         yield worker
     finally:
+        with contextlib.suppress(OSError):
+            worker.communicate(timeout=_GRACE_S)  # the end of its input is the end of the worker
         worker.kill()
         worker.wait()
-        for pipe in (worker.stdin, worker.stdout):
-            with contextlib.suppress(OSError):
-                pipe and pipe.close()  # type: ignore[func-returns-value]
 
 
 def _outcome(
