@@ -32,7 +32,7 @@ from typing import Any
 import polars as pl
 
 from agora_frames.errors import BindError, SandboxError
-from agora_frames.frames import OUTCOMES, require
+from agora_frames.frames import OUTCOMES, paired, require
 from agora_frames.sandboxed.wire import LENGTHS
 
 __all__ = ["Sandbox", "isolation", "run_python", "sandbox"]
@@ -118,7 +118,7 @@ def sandbox(
     process. memory_mb: for all processes of a program together (looked at 20 times a second), and of addresses in each.
     file_mb: of all files it writes. output_kb: of what it prints, kept; a program that prints more than 16 MB is ended.
     processes: and threads, at once. workers: programs at once (as many as there are cores). paths: folders with
-    packages that the code may import. isolated: True insists on namespaces, False does without; None takes what there
+    packages that the code may import; when root runs this, such as any user may read. isolated: True insists on namespaces, False does without; None takes what there
     is, and logs a warning where there are none.
     Raises: BindError when `allow_unsafe_code` is not given or a number makes no sense.
     """
@@ -241,5 +241,5 @@ def _outcome(
 def _reply(worker: subprocess.Popen[bytes]) -> dict[str, Any] | None:
     assert worker.stdout is not None
     line = worker.stdout.readline()
-    said: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+    said: dict[str, Any] | None = paired(json.loads(line)) if line.endswith(b"\n") else None
     return said

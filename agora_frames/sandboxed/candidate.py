@@ -24,7 +24,7 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, value: Any) -> int | None:
         if value is None or type(value) in DATA or isinstance(value, PLAIN):
             return None
-        if any(value is kind for kind in PLAIN):  # what a defaultdict makes
+        if any(value is kind for kind in DATA):
             return None
         self.kept.append(value)
         return len(self.kept) - 1
