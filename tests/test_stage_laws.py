@@ -30,6 +30,7 @@ from agora_frames.frames import ERROR, REPLIES
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
+from agora_frames.stages.grade import grade_equal
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
@@ -120,6 +121,7 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
