@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from agora_frames.sandboxed import namespaces
+from agora_frames.sandboxed import comparing, namespaces
 from agora_frames.sandboxed.candidate import serve
 from agora_frames.sandboxed.examiner import examine
 from agora_frames.sandboxed.wire import LENGTHS, read_exactly
@@ -39,7 +39,7 @@ from agora_frames.sandboxed.wire import LENGTHS, read_exactly
 __all__ = ["main"]
 
 # What most programs import: a fork has it already.
-_PRELOADED = (bisect, copy, functools, heapq, itertools, math, re, string, typing)
+_PRELOADED = (bisect, comparing, copy, functools, heapq, itertools, math, re, string, typing)
 _POLL_S = 0.05
 _OPEN_FDS = 4096
 
