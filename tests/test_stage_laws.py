@@ -34,6 +34,7 @@ from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
 from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
 
 
@@ -119,6 +120,8 @@ CASES: dict[str, Case] = {
     "parse_column, own parser": Case(
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
+    "count_tokens": Case(count_tokens, {"columns": ("text", "prompt")}),
+    "count_tokens, texts alone": Case(count_tokens, {"columns": "text", "template": None, "into": "n"}),
     "validate": Case(validate, {"schema": Sentence}),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
