@@ -28,6 +28,7 @@ import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.decontaminate import decontaminate
 from agora_frames.stages.dedup import mark_duplicates
@@ -122,6 +123,8 @@ CASES: dict[str, Case] = {
     ),
     "mark_duplicates": Case(mark_duplicates, {"columns": "text"}),
     "mark_duplicates, against": Case(mark_duplicates, lambda df: {"columns": "text", "against": df[::2], "n": 1}),
+    "clean_texts": Case(clean_texts, {"rules": UPSTREAM_CODE, "instruction": "text", "response": "prompt"}),
+    "clean_texts, no rule": Case(clean_texts),
     "decontaminate": Case(decontaminate, {"against": ITEMS, "columns": ("text", "prompt"), "n": 2}),
     "render_prompts": Case(
         render_prompts, {"template": "Say {{ text }} {% if note %}{{ note }}{% endif %}", "into": "say"}
