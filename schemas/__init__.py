@@ -1,5 +1,6 @@
 """What a frame must satisfy: Pandera models, for `validate(schema=…)`."""
 
+from agora_frames.schemas.by_domain import schema_for
 from agora_frames.schemas.instances import CodeInstance, GeneralInstance, Instance, MathInstance
 from agora_frames.schemas.pgr import LabelledItem, LabelledScore
 from agora_frames.schemas.scores import ItemScore, ReportRow
@@ -17,4 +18,5 @@ __all__ = [
     "ReportRow",
     "Seed",
     "Sentence",
+    "schema_for",
 ]

@@ -37,13 +37,24 @@ from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
 from agora_frames.stages.conversation import extend_chat
+from agora_frames.stages.decontaminate import decontaminate
+from agora_frames.stages.dedup import mark_duplicates
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.grade import grade_equal
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
-from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.rows import (
+    failure_counts,
+    keep_valid,
+    reject_where,
+    replace_rows,
+    with_outcome,
+    with_row_ids,
+)
+from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
 
 
@@ -116,6 +127,9 @@ def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
 
 
+ITEMS = pl.DataFrame({"instruction": ["RESULT 42 and more", "שלום", "plain"]})
+
+
 def as_scores(df: pl.DataFrame) -> pl.DataFrame:
     """Rows of a benchmark: some right, some wrong, some lost."""
     told = pl.when(pl.col("earlier_error").is_null()).then((pl.col("position") % 2).cast(pl.Float64))
@@ -138,6 +152,15 @@ CASES: dict[str, Case] = {
     "keep_valid": Case(keep_valid),
     "failure_counts": Case(failure_counts, keeps_columns=False),
     "replace_rows": Case(replace_rows, some_anew),
+    "reject_where": Case(reject_where, {"column": "note", "failure": "has a note"}),
+    "reject_where, not validated": Case(
+        reject_where, {"column": "text", "failure": "x"}, without=("valid", "failures")
+    ),
+    "mark_duplicates": Case(mark_duplicates, {"columns": "text"}),
+    "mark_duplicates, against": Case(mark_duplicates, lambda df: {"columns": "text", "against": df[::2], "n": 1}),
+    "clean_texts": Case(clean_texts, {"rules": UPSTREAM_CODE, "instruction": "text", "response": "prompt"}),
+    "clean_texts, no rule": Case(clean_texts),
+    "decontaminate": Case(decontaminate, {"against": ITEMS, "columns": ("text", "prompt"), "n": 2}),
     "render_prompts": Case(
         render_prompts, {"template": "Say {{ text }} {% if note %}{{ note }}{% endif %}", "into": "say"}
     ),
@@ -152,6 +175,8 @@ CASES: dict[str, Case] = {
     "parse_column, own parser": Case(
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
+    "count_tokens": Case(count_tokens, {"columns": ("text", "prompt")}),
+    "count_tokens, texts alone": Case(count_tokens, {"columns": "text", "template": None, "into": "n"}),
     "validate": Case(validate, {"schema": Sentence}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
