@@ -13,7 +13,7 @@ import polars as pl
 from agora_frames.errors import BindError, FrameError
 from agora_frames.frames import CALL, ERROR, REPLIES, as_replies
 from agora_frames.stage import stage
-from agora_frames.stages.parameters import parameters
+from agora_frames.stages.parameters import check_abilities, parameters
 from agora_frames.stages.requests import build_requests
 from agora_frames.types import Backend, BoundedObserver, Observer
 
@@ -80,6 +80,7 @@ def generate_column(
     rows = _draws(df, samples)
     requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
     finished = partial(_finished, into=into, backend=backend)
+    check_abilities(backend, sampling, rows[column], images)
     stream, requests = backend(_asked(requests)), requests.drop("messages")  # which are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):

@@ -211,3 +211,19 @@ def test_the_larger_limit_of_tokens_is_reserved(tmp_path: Path) -> None:
     backend._engine.append(SimpleNamespace(handle_chat_completions=None))
     done = generate_column(ASKED, backend=limited, max_tokens=5, extra={"max_completion_tokens": 5_000})
     assert kinds(done) == ["over_budget"] * 3
+
+
+@pytest.mark.parametrize(
+    ("template", "known"), [(b"{% if tools %}{{ tools }}{% endif %}", True), (b"{{ messages }}", False), (None, False)]
+)
+def test_tools_are_known_by_the_models_template(tmp_path: Path, template: bytes | None, known: bool) -> None:
+    head = b"GGUF\x03\0\0\0 general.name: tools"
+    if template is not None:
+        head += b"tokenizer.chat_template" + (8).to_bytes(4, "little") + len(template).to_bytes(8, "little") + template
+    (tmp_path / "a.gguf").write_bytes(head + b" tools in the weights are none")
+    assert ("tools" in llama_cpp(tmp_path / "a.gguf").can) is known
+
+
+@real
+def test_the_packaged_model_knows_no_tools(smol: LlamaCpp) -> None:
+    assert smol.can == {"json_object", "json_schema", "logprobs"}
