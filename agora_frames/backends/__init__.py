@@ -13,6 +13,7 @@ import polars as pl
 from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import named, scripted
+from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
 from agora_frames.frames import require
 from agora_frames.io import read_frame
@@ -20,9 +21,10 @@ from agora_frames.ledger import Ledger
 from agora_frames.remembered import Remembered, remembered
 from agora_frames.types import Backend
 
-__all__ = ["connect", "llama_cpp", "openai_chat", "scripted"]
+__all__ = ["connect", "llama_cpp", "openai_chat", "scripted", "vllm_engine"]
 
 _FORMS = {
+    "vllm": "vllm:FOLDER or vllm:ORG/NAME in the hub's cache, in a process of its own",
     "llama": f"llama:NAME or llama:PATH.gguf, in this process ({listed(PACKAGED)})",
     "openai": "openai:MODEL, with OPENAI_API_KEY",
     "http": "http://HOST:PORT/v1 with model='…', any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
@@ -80,7 +82,7 @@ def _backend(url: str, options: dict[str, Any]) -> Backend:
     if kind == "scripted":
         script = _script(name)
         return _made(scripted, script, {"model": named(name, script), **options})
-    return _made(llama_cpp if kind == "llama" else openai_chat, name, options)
+    return _made({"llama": llama_cpp, "vllm": vllm_engine, "openai": openai_chat}[kind], name, options)
 
 
 def _made(make: Callable[..., Backend], what: Any, options: dict[str, Any]) -> Backend:
