@@ -30,7 +30,7 @@ LAYERS = {
     ),
     "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli", "__init__"),
+    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli_serve", "cli", "__init__"),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -52,15 +52,15 @@ OWNERS = {
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli"),
+    "rich": ("progress", "display", "run", "cli_ledger", "cli_serve", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "statsmodels": ("bench.*", "report"),
-    "torch": ("metrics.*", "backends.vllm_engine"),
-    "transformers": ("metrics.*", "backends.vllm_engine"),
+    "torch": ("metrics.*", "backends.vllm_worker"),
+    "transformers": ("metrics.*", "backends.vllm_worker"),
     "uvloop": ("backends.openai_chat",),
-    "vllm": ("backends.vllm_engine",),
+    "vllm": ("backends.vllm_worker", "backends.vllm_server"),
     "xllamacpp": ("backends.llama_cpp",),
-    "xxhash": ("hashing", "backends.llama_cpp"),
+    "xxhash": ("hashing", "backends.llama_cpp", "backends.vllm_weights"),
     # of the standard library
     "multiprocessing": ("sandbox", "scale"),
     "pickle": ("stage",),

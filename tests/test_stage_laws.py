@@ -27,6 +27,7 @@ import agora_frames as af
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
+from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
@@ -60,6 +61,12 @@ def vowels(text: str) -> tuple[str, int] | None:
 
 
 ECHO = af.scripted(echo, model="echo")
+
+
+def surprised(messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Each character of the prompt is a token, the less likely the later it comes in the alphabet."""
+    said = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+    return {"text": "", "prompt_logprobs": [{"token": c, "logprob": -ord(c) / 64, "top": []} for c in said]}
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,10 @@ CASES: dict[str, Case] = {
     "parse_column, own parser": Case(
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
+    "add_nll": Case(
+        add_nll, {"instruction": "prompt", "response": "text", "backend": af.scripted(surprised, model="surprised")}
+    ),
+    "perplexities": Case(perplexities, {"column": "note", "tokens": "position"}, keeps_columns=False),
     "validate": Case(validate, {"schema": Sentence}),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

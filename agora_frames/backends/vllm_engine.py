@@ -29,7 +29,16 @@ _log = logging.getLogger(__name__)
 _CAN = ("json_object", "json_schema", "logprobs", "prompt_logprobs")
 # Arguments of the engine that decide what is answered, not only how fast.
 _ANSWERING = (
-    *("quantization", "kv_cache_dtype", "hf_overrides", "chat_template", "generation_config", "rope_scaling"),
+    *(
+        "max_model_len",
+        "dtype",
+        "quantization",
+        "kv_cache_dtype",
+        "hf_overrides",
+        "chat_template",
+        "generation_config",
+        "rope_scaling",
+    ),
     *("override_generation_config", "tokenizer", "reasoning_parser", "trust_remote_code", "structured_outputs_config"),
 )
 _OURS = ("model", "served_model_name", "enable_lora", "max_lora_rank")
@@ -124,33 +133,24 @@ def vllm_engine(
     MissingExtraError without vLLM, and BackendError with vLLM's last words when it cannot start.
     """
     _check(restarts=(restarts, 0), in_flight=(in_flight, 1), n_threads=(n_threads, 1), max_model_len=(max_model_len, 1))
-    further = dict(engine_args or {})
-    if clash := [each for each in further if each in _OURS]:
+    if clash := [each for each in engine_args or {} if each in _OURS]:
         raise BindError(f"vllm_engine(engine_args=…) may not hold {listed(clash)}: these come from the other options.")
-    folder = folder_of(str(name), revision=revision)
-    arguments = {
+    named = {
         "max_model_len": max_model_len,
         "dtype": dtype,
         "tensor_parallel_size": tensor_parallel_size,
         "gpu_memory_utilization": gpu_memory_utilization,
         "kv_cache_memory_bytes": kv_cache_memory_bytes,
         "reasoning_parser": reasoning_parser,
-        **further,
     }
-    given = {each: value for each, value in arguments.items() if value is not None}
-    known = {"max_model_len": "auto", "dtype": "auto", **{n: v for n, v in given.items() if n in _ANSWERING}}
-    known |= {n: given[n] for n in ("max_model_len", "dtype") if n in given}
-    model, path = f"{_shown(str(name), folder)}@{digest_of(folder)}", None
-    if adapter is not None:
-        path = _adapter(adapter)
-        given |= {"enable_lora": True, "max_lora_rank": _rank(path)}
-        model += f"+{path.name}@{digest_of(path)}"
+    given = {each: value for each, value in {**named, **(engine_args or {})}.items() if value is not None}
+    folder, lora = folder_of(str(name), revision=revision), None if adapter is None else _adapter(adapter)
     return VllmEngine(
-        model=model,
-        endpoint="vllm " + " ".join(f"{n}={_told(v)}" for n, v in known.items()),
+        model=_model(str(name), folder, lora),
+        endpoint=_endpoint(given),
         folder=folder,
-        adapter=path,
-        engine_args=given,
+        adapter=lora,
+        engine_args=given if lora is None else {**given, "enable_lora": True, "max_lora_rank": _rank(lora)},
         environment={} if n_threads is None else {"OMP_NUM_THREADS": str(n_threads)},
         in_flight=in_flight,
         by_prefix=by_prefix,
@@ -165,13 +165,20 @@ def _check(**given: tuple[Any, int]) -> None:
             raise BindError(f"vllm_engine({name}={value!r}): it must be a whole number, at least {least}.")
 
 
-def _shown(name: str, folder: Path) -> str:
-    """A folder's own name, wherever it lies; the name of a model of the hub."""
-    return folder.resolve().name if Path(name).expanduser().is_dir() else name
+def _model(name: str, folder: Path, adapter: Path | None) -> str:
+    """A folder's own name, wherever it lies, or that of a model of the hub; and what it holds."""
+    shown = folder.resolve().name if Path(name).expanduser().is_dir() else name
+    further = "" if adapter is None else f"+{adapter.name}@{digest_of(adapter)}"
+    return f"{shown}@{digest_of(folder)}{further}"
 
 
-def _told(value: object) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+def _endpoint(given: Mapping[str, Any]) -> str:
+    """The engine and all of its settings that decide what is answered."""
+    known = {"max_model_len": "auto", "dtype": "auto", **{n: v for n, v in given.items() if n in _ANSWERING}}
+    return "vllm " + " ".join(
+        f"{name}={value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()}"
+        for name, value in known.items()
+    )
 
 
 def _adapter(given: str | Path) -> Path:

