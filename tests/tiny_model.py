@@ -16,6 +16,20 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# What the engine of the tests is started with, and the same for the server. Compact JSON, as a random model would
+# fill the blanks of a form with blanks without end.
+FORMS = {"backend": "xgrammar", "disable_any_whitespace": True}
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "kv_cache_memory_bytes": 1 << 28,
+    "n_threads": 1,
+    "engine_args": {"enforce_eager": True, "structured_outputs_config": FORMS},
+}
+OPTIONS = [
+    *("--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", str(1 << 28), "--enforce-eager"),
+    *("--structured-outputs-config", json.dumps(FORMS)),
+]
 
 
 def build(folder: Path) -> Path:
