@@ -269,36 +269,35 @@ def test_ten_thousand_rows_pass_through_in_flat_memory(vllm_tiny: VllmEngine, tm
 # Its end, and its next life
 
 
+def killed_once(tiny: Path, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
+    """120 rows, whose engine is killed when the first are done; the same rows, undisturbed; both processes."""
+    backend, pids = vllm_engine(tiny, **tiny_model.SETTINGS, in_flight=16), []
+    engine = backend.engine
+
+    def observer(finished: pl.DataFrame) -> None:
+        if not pids:
+            pids.append(engine.pid or 0)
+            os.kill(pids[0], signal.SIGKILL)
+
+    settings: dict[str, Any] = {"max_tokens": 40, "temperature": 1, "extra": {"ignore_eos": True}}
+    model, other = (remembered(backend, ledger=Ledger(folder / name)) for name in ("ledger", "other"))
+    done = generate_column(prompts(120), backend=model, observer=observer, **settings)
+    undisturbed = generate_column(prompts(120), backend=other, **settings)
+    pids.append(engine.pid or 0)
+    return done, undisturbed, pids
+
+
 def test_an_engine_that_is_killed_is_begun_again_and_only_what_was_in_it_is_asked_again(
     tiny: Path, tmp_path: Path
 ) -> None:
-    backend = vllm_engine(tiny, **tiny_model.SETTINGS, in_flight=16)
-    model = remembered(backend, ledger=Ledger(tmp_path))
-    df, victim = prompts(120), backend.engine
-    killed: list[int] = []
-
-    def observer(finished: pl.DataFrame) -> None:
-        if not killed:
-            killed.append(victim.pid or 0)
-            os.kill(killed[0], signal.SIGKILL)
-
-    stage = generate_column(max_tokens=40, temperature=1, extra={"ignore_eos": True}, backend=model, observer=observer)
-    done = stage(df)
+    done, undisturbed, pids = killed_once(tiny, tmp_path)
+    assert pids[0] != pids[1]
     assert set(kinds(done)) == {"truncated"}
-    assert backend.engine.pid not in (None, *killed)
-    ledger = Ledger(tmp_path).frame()
+    assert done["completion"].to_list() == undisturbed["completion"].to_list()
+    ledger = Ledger(tmp_path / "ledger").frame()
     assert ledger.height == ledger["key"].n_unique() == 120
-    # The text of a draw does not hang on which life of the process said it; nor is anything asked a second time.
-    fresh = generate_column(
-        df[60:70], backend=remembered(backend, ledger=Ledger(tmp_path / "fresh")), **stage_settings(stage)
-    )
-    assert fresh["completion"].to_list() == done["completion"][60:70].to_list()
-
-    pid = backend.engine.pid
-    assert pid is not None
-    del backend, model, stage, victim, observer
     gc.collect()
-    assert not alive(pid)
+    assert not alive(pids[1])  # nobody holds the backend any more
 
 
 def test_an_adapter_changes_what_is_said_and_the_key_that_it_is_kept_under(
@@ -404,10 +403,6 @@ def asked(df: pl.DataFrame, backend: VllmEngine) -> pl.DataFrame:
 
     sampling = {"max_tokens": 8, "temperature": 1.0}
     return build_requests(df, column="prompt", sampling=sampling, seed=0, backend=backend)
-
-
-def stage_settings(stage: Any) -> dict[str, Any]:
-    return {name: stage.params[name] for name in ("max_tokens", "temperature", "extra")}
 
 
 def resident(pid: int | None) -> int:
