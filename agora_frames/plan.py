@@ -152,6 +152,10 @@ class _Planned:
         return self.backend.model
 
     @property
+    def can(self) -> frozenset[str] | None:
+        return getattr(self.backend, "can", None)
+
+    @property
     def ledger(self) -> Ledger | None:
         return self.backend.ledger if isinstance(self.backend, Remembered) else None
 

@@ -42,6 +42,11 @@ class Remembered:
     def model(self) -> str:
         return self.backend.model
 
+    @property
+    def can(self) -> frozenset[str] | None:
+        """What the backend says that it can do; None where it says nothing (see `types.ABILITIES`)."""
+        return getattr(self.backend, "can", None)
+
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         seen = self.ledger.state()
         known = self.ledger.answers(requests["key"])

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import polars as pl
 
-__all__ = ["Backend", "BoundedObserver", "Desk", "DeskBackend", "Message", "Observer", "Parser", "Reply", "Step"]
+__all__ = [
+    "ABILITIES",
+    "Backend",
+    "BoundedObserver",
+    "Desk",
+    "DeskBackend",
+    "Message",
+    "Observer",
+    "Parser",
+    "Reply",
+    "Step",
+]
+
+# What a request may want beyond a text for a text, and what it is, in words. A backend that knows which of these it can
+# do says so in an attribute `can`, a frozenset of their names: a request for another is then an error before anything
+# is asked. Without the attribute, or where it is None, nobody knows, and everything is sent.
+ABILITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "images": "images in the messages",
+        "json_object": "response_format={'type': 'json_object'}",
+        "json_schema": "structured output (schema=…, or response_format={'type': 'json_schema', …})",
+        "logprobs": "log probabilities (logprobs=…)",
+        "prompt_logprobs": "log probabilities of the prompt (extra={'prompt_logprobs': …})",
+        "tools": "tools (tools=…)",
+    }
+)
 
 
 class Message(TypedDict):
@@ -26,6 +52,7 @@ class Backend(Protocol):
     with `retried` false; a failure of that one request is such a reply too, with its `error` filled.
     An attempt that failed and is being asked again may be told with `retried` true.
     Raised errors are for what concerns all requests: a wrong key, an unknown model, a dead endpoint.
+    It may have an attribute `can`, a frozenset of names of `ABILITIES`: all that it can do.
     """
 
     @property

