@@ -32,8 +32,8 @@ OPTIONS = [
 ]
 
 
-def build(folder: Path) -> Path:
-    """Writes the model, and gives its folder."""
+def build(folder: Path, *, hidden: int = 64, layers: int = 2) -> Path:
+    """Writes the model, and gives its folder. hidden: its width, a multiple of 32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -41,18 +41,18 @@ def build(folder: Path) -> Path:
     numbers = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip("pbe", SPECIAL, strict=False)}
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
         vocab_size=512,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         pad_token_id=numbers["p"],
         bos_token_id=numbers["b"],
         eos_token_id=numbers["e"],
-        initializer_range=0.3,  # far from even, so that the likeliest token leads clearly
+        initializer_range=0.3 * (64 / hidden) ** 0.5,  # far from even, so that the likeliest token leads clearly
     )
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -104,4 +104,4 @@ def build_adapter(model: Path, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(Path(sys.argv[1]), **{name: int(value) for name, value in (arg.split("=") for arg in sys.argv[2:])})

@@ -212,7 +212,7 @@ class _Engine:
         if output.prompt_logprobs is not None:
             body["prompt_logprobs"] = [each and _by_number(each) for each in output.prompt_logprobs]
         latency_s = time.perf_counter() - begun
-        return {"call": call["call"], "key": call["key"], "body": body, "latency_s": latency_s}
+        return {"call": call["call"], "key": call["key"], "body": body, "latency_s": latency_s, "at": time.time()}
 
     def _split(self, text: str, output: Any, messages: list[Any]) -> tuple[str | None, str | None]:
         if self.parser is not None:
