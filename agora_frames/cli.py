@@ -26,6 +26,7 @@ from agora_frames.against import compare
 from agora_frames.backends import connect
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_pgr import add_pgr_command
+from agora_frames.cli_serve import add_serve_command
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
 from agora_frames.display import accepted_table, cost_text, frame_table
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
@@ -141,6 +142,8 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
             sub.add_argument("--against", metavar="MANIFEST", help="what would be done otherwise than in that run")
     sub = commands.add_parser("recipes", parents=[common], help="list the recipes")
     sub.set_defaults(command=_recipes)
+    sub = commands.add_parser("serve", parents=[common], help="run vLLM's server for a model on this machine")
+    add_serve_command(sub)
     sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
     # Given after `export` or before it, an option counts: a default must not take the place of what was given.
     again = _Parser(add_help=False, argument_default=argparse.SUPPRESS)

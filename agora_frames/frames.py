@@ -66,6 +66,7 @@ LOGPROBS = pl.List(pl.Struct({**_TOKEN, "top": pl.List(pl.Struct(_TOKEN))}))
 # What it answers. `text` is null when there is none; tokens and `cost_usd` are null when unknown, never 0.
 # `cached_tokens`: those of the prompt that the endpoint had in its cache. `priced_by`: whose prices made the cost.
 # `served_model`: what the endpoint calls the model that answered.
+# `prompt_logprobs`: those of the prompt's tokens, where they were asked for; the first has none.
 # `retried`: this attempt failed and the same request is being asked again.
 REPLIES = pl.Schema(
     {
@@ -74,6 +75,7 @@ REPLIES = pl.Schema(
         "reasoning": pl.String(),
         "tool_calls": TOOL_CALLS,
         "logprobs": LOGPROBS,
+        "prompt_logprobs": LOGPROBS,
         "finish_reason": pl.String(),
         "served_model": pl.String(),
         "prompt_tokens": pl.Int64(),

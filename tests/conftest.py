@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_model
 from hypothesis import HealthCheck, settings
+
+from agora_frames.backends.vllm_engine import VllmEngine, vllm_engine
+from agora_frames.backends.vllm_server import serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +26,10 @@ settings.register_profile(
 settings.load_profile("agora")
 
 
+# One thread, which also the server inherits: two spin at barriers on a busy machine, and take 5 times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its options
 def pytest_configure(config: pytest.Config) -> None:
     config.option.allow_hosts = config.option.allow_hosts or "127.0.0.1,::1,localhost"
@@ -27,11 +37,50 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that talk to a paid endpoint may use the network, and run only when asked for: `-m live`."""
+    """Tests that talk to a paid endpoint may use the network, and run only when asked for: `-m live`.
+
+    Those of vLLM run where it is installed, in an environment of its own.
+    """
     asked = "live" in config.option.markexpr
+    no_vllm = None if importlib.util.find_spec("vllm") else pytest.mark.skip(reason="no vLLM here: make test-vllm")
+    no_gpu = pytest.mark.skip(reason="no GPU that torch can use here")
     for item in items:
+        if no_vllm and item.get_closest_marker("vllm"):
+            item.add_marker(no_vllm)
+        elif item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(no_gpu)
         if item.get_closest_marker("live"):
             item.add_marker(pytest.mark.enable_socket if asked else pytest.mark.skip(reason="not asked for: -m live"))
+
+
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Llama, for vLLM and transformers."""
+    return tiny_model.build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def vllm_tiny(tiny: Path) -> Iterator[VllmEngine]:
+    """The one engine that all tests share which do not kill it: each start takes as long as a hundred tests."""
+    backend = vllm_engine(tiny, **tiny_model.SETTINGS)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_url(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of vLLM's server for the same model, started as `agora serve` starts it."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with serving(str(tiny), port=0, options=tiny_model.OPTIONS, log=log) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="session")

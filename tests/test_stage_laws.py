@@ -35,6 +35,7 @@ from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
@@ -95,6 +96,12 @@ def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dic
 
 ECHO = af.scripted(echo, model="echo")
 GRADE = af.scripted(grade, model="grade")
+
+
+def surprised(messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Each character of the prompt is a token, the less likely the later it comes in the alphabet."""
+    said = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+    return {"text": "", "prompt_logprobs": [{"token": c, "logprob": -ord(c) / 64, "top": []} for c in said]}
 
 
 def as_json(messages: list[dict[str, str]]) -> str:
@@ -191,6 +198,10 @@ CASES: dict[str, Case] = {
     ),
     "count_tokens": Case(count_tokens, {"columns": ("text", "prompt")}),
     "count_tokens, texts alone": Case(count_tokens, {"columns": "text", "template": None, "into": "n"}),
+    "add_nll": Case(
+        add_nll, {"instruction": "prompt", "response": "text", "backend": af.scripted(surprised, model="surprised")}
+    ),
+    "perplexities": Case(perplexities, {"column": "note", "tokens": "position"}, keeps_columns=False),
     "validate": Case(validate, {"schema": Sentence}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),

@@ -10,9 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from agora_frames.backends.discovery import only_model
 from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
-from agora_frames.backends.openai_chat import openai_chat
+from agora_frames.backends.openai_chat import OpenAIChat, openai_chat
 from agora_frames.backends.scripted import named, scripted
+from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
 from agora_frames.frames import require
 from agora_frames.io import read_frame
@@ -20,13 +22,14 @@ from agora_frames.ledger import Ledger
 from agora_frames.remembered import Remembered, remembered
 from agora_frames.types import Backend
 
-__all__ = ["connect", "llama_cpp", "openai_chat", "scripted"]
+__all__ = ["connect", "llama_cpp", "openai_chat", "scripted", "vllm_engine"]
 
 _FORMS = {
+    "vllm": "vllm:FOLDER or vllm:ORG/NAME in the hub's cache, in a process of its own",
     "llama": f"llama:NAME or llama:PATH.gguf, in this process ({listed(PACKAGED)})",
     "openai": "openai:MODEL, with OPENAI_API_KEY",
-    "http": "http://HOST:PORT/v1 with model='…', any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
-    "https": "https://HOST/v1 with model='…', the same with TLS",
+    "http": "http://HOST:PORT/v1 (model='…' if it has several), any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
+    "https": "https://HOST/v1, the same with TLS",
     "scripted": "scripted:MODULE:FUNCTION or scripted:TABLE.jsonl (columns prompt, reply), a fake",
 }
 
@@ -47,11 +50,12 @@ def connect(
 ) -> Remembered:
     """The backend for a model's name, durable by default: what it once answered is never asked again.
 
-    url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `http://host:8000/v1` (with `model=`),
+    url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `vllm:/path/to/model`, `openai:gpt-4o-mini`,
+    `http://host:8000/v1` (which is asked for its model's name unless `model=` gives it),
     `scripted:module:function`; none for an `openai.AsyncOpenAI` of your own: connect(client=…, model=…).
     ledger: the folder or address where every reply is recorded. offline: ask nothing; what the ledger lacks is listed.
     max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed them is not asked (see
-    `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
+    `remembered`). options: those of the backend: see `llama_cpp`, `vllm_engine`, `openai_chat`, `scripted`.
     Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
@@ -62,25 +66,23 @@ def connect(
     opened = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     if not url and "client" in options and "model" in options:
         url = f"openai:{options.pop('model')}"
-    backend = _backend(url, options)
+    backend = _backend(url, options, offline)
     return remembered(backend, ledger=opened, offline=offline, max_cost=max_cost, max_tokens_total=max_tokens_total)
 
 
-def _backend(url: str, options: dict[str, Any]) -> Backend:
+def _backend(url: str, options: dict[str, Any], offline: bool) -> Backend:
     kind, _, name = url.partition(":")
     if kind not in _FORMS or not name:
         forms = "\n".join(f"    {form}" for form in _FORMS.values())
         raise UnknownModelError(f"{url!r} names no model{did_you_mean(kind, _FORMS) or '.'} What there is:\n{forms}")
     if kind in ("http", "https"):
-        if "model" not in options:
-            raise UnknownModelError(
-                f"{url} needs the model's name: connect({url!r}, model='…'); {url}/models lists them."
-            )
-        return _made(openai_chat, options.pop("model"), {"base_url": url, **options})
+        model = options.pop("model", None) or _discovered(url, options, offline)
+        return _made(openai_chat, model, {"base_url": url, **options})
     if kind == "scripted":
         script = _script(name)
         return _made(scripted, script, {"model": named(name, script), **options})
-    return _made(llama_cpp if kind == "llama" else openai_chat, name, options)
+    makers: dict[str, Callable[..., Backend]] = {"llama": llama_cpp, "vllm": vllm_engine, "openai": openai_chat}
+    return _made(makers[kind], name, options)
 
 
 def _made(make: Callable[..., Backend], what: Any, options: dict[str, Any]) -> Backend:
@@ -92,6 +94,16 @@ def _made(make: Callable[..., Backend], what: Any, options: dict[str, Any]) -> B
                 f"It has: {listed(possible)}."
             )
     return make(what, **options)
+
+
+def _discovered(url: str, options: dict[str, Any], offline: bool) -> str:
+    """The name of the one model at that address, which is asked for it."""
+    if offline:
+        raise UnknownModelError(f"{url} may not be asked for the model's name, offline: connect({url!r}, model='…').")
+    # Any name does to check the address and the key.
+    asked = _made(openai_chat, "?", {"base_url": url, **options})
+    assert isinstance(asked, OpenAIChat)
+    return only_model(asked.endpoint, api_key=asked.api_key)
 
 
 def _script(name: str) -> Any:

@@ -87,6 +87,8 @@ def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, pric
         reply["logprobs"] = [
             {**_token(each), "top": [_token(other) for other in _mappings(each.get("top_logprobs"))]} for each in tokens
         ]
+    if isinstance(prompt := body.get("prompt_logprobs"), list):  # of vLLM's server, and its engine
+        reply["prompt_logprobs"] = [_prompt_token(_mapping(each)) for each in prompt]
     if refusal := _text(message.get("refusal")):
         return reply | failed(key, "refused", refusal)
     unfinished = reply["finish_reason"] is None
@@ -123,6 +125,14 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
 def _token(each: Mapping[str, Any]) -> dict[str, Any]:
     logprob: Any = each.get("logprob")
     return {"token": _text(each.get("token")), "logprob": float(logprob) if type(logprob) in (int, float) else None}
+
+
+def _prompt_token(likely: Mapping[str, Any]) -> dict[str, Any]:
+    """By the number of each token: the prompt's own first, then the likeliest in its place; none for the first."""
+    own, *others = [
+        _token({**_mapping(each), "token": _mapping(each).get("decoded_token")}) for each in likely.values()
+    ] or [_token({})]
+    return {**own, "top": others}
 
 
 def _mappings(value: object) -> list[Mapping[str, Any]]:
