@@ -295,7 +295,8 @@ def _known(value: Any) -> str | None:
         found = functools.reduce(getattr, value.__qualname__.split("."), module)
     except AttributeError:
         found = None
-    if found is value and _is_installed(module):
+    of_python = isinstance(value, type) and value.__module__ == "builtins"  # also those without a name there: function
+    if of_python or (found is value and _is_installed(module)):
         return f"{value.__module__}.{value.__qualname__} {_version(value.__module__)}"
     return None
 

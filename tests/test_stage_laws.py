@@ -34,6 +34,7 @@ from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
 from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.validate import validate
 
 
@@ -96,6 +97,8 @@ def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
 
 
+POOL = pl.DataFrame({"row_id": list("abcd"), "instruction": list("1234"), "response": list("5678")})
+
 CASES: dict[str, Case] = {
     "with_row_ids": Case(with_row_ids, without=("row_id",)),
     "with_row_ids, given": Case(with_row_ids),
@@ -120,6 +123,13 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "sample_demos": Case(sample_demos, {"pool": POOL}),
+    "sample_values": Case(sample_values, {"values": ("one", "two", "three"), "into": "theme"}),
+    "until_rows": Case(
+        af.until_rows,
+        {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},
+        keeps_columns=False,
+    ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
