@@ -1,9 +1,9 @@
 """Candidates in rounds, until so many rows are accepted: exactly N, whatever the yield, however often interrupted.
 
-Candidates stand in numbered slots, and all that is drawn for one hangs on its name. Rounds begin at fixed slots, and what
-may be shown as an example in one round was accepted in those before it. The dataset is the first N accepted slots. So it
-is a function of the frame, the parameters and the replies: more rows only append to it, asking what is missing; and a run
-that was interrupted, or asked in another order, ends with the same.
+Candidates stand in numbered slots, and all that is drawn for one hangs on its name. Rounds begin at fixed slots, and
+what may be shown as an example in one round was accepted in those before it. The dataset is the first N accepted slots.
+So it is a function of the frame, the parameters and the replies: more rows only append to it, asking what is missing;
+and a run that was interrupted, or asked in another order, ends with the same.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def until_rows(
     distinct: columns in which no two accepted rows may be the same, nor one the same as a row of the frame (unless
     `from_input` is false), case and white space aside. attempts: draws at a candidate until one is accepted; feedback:
     a next draw finds in the column `feedback` why. quota: at most so many accepted rows of each value of the column
-    `quota_of`, or of those named. round_size: slots of the first round; each later one has as many as all before it, and
-    at most `largest_round`. max_rounds, max_candidates: no more than these; unless said, candidates for 20 attempts a
+    `quota_of`, or of those named. round_size: slots of the first round; each later one has as many as all before it,
+    and at most `largest_round`. max_rounds, max_candidates: no more than these; unless said, candidates for 20 attempts a
     row. seed: another one names other candidates. observer: see `generate_column`.
     Ends early, too, when a reply is `over_budget`, and after a round when 100 attempts brought no row at all.
     Raises: BindError for numbers that make no sense; FrameError when columns are missing or `stage` loses rows.
