@@ -35,6 +35,7 @@ from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
 from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
 from agora_frames.stages.sample import sample_demos, sample_values
+from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
 
 
@@ -122,6 +123,8 @@ CASES: dict[str, Case] = {
     "parse_column, own parser": Case(
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
+    "count_tokens": Case(count_tokens, {"columns": ("text", "prompt")}),
+    "count_tokens, texts alone": Case(count_tokens, {"columns": "text", "template": None, "into": "n"}),
     "validate": Case(validate, {"schema": Sentence}),
     "sample_demos": Case(sample_demos, {"pool": POOL}),
     "sample_values": Case(sample_values, {"values": ("one", "two", "three"), "into": "theme"}),

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
 from agora_frames.stages.parsers import LINE_START, WHITE, fenced_blocks, tagged
 
 __all__ = [
+    "LANGUAGES",
     "LEFTOVERS",
     "balanced_fences",
     "compiles_as_python",
@@ -24,10 +25,27 @@ __all__ = [
     "is_one_code_block",
     "no_leftover_markers",
     "not_blank",
+    "tag_matches_theme",
+    "untagged_code_compiles",
 ]
 
 # What the prompts and parsers of the AgoraBench recipes use as markers and stop phrase, in their spelling.
 LEFTOVERS = ("INPUT:", "OUTPUT:", "Revised Question:", "Revised Answer:", "[END]")
+
+# Languages as a theme names them ("Fixing a C++ Code"), each with the tags that its code blocks may have.
+LANGUAGES = {
+    "Python": ("python", "py", "python3"),
+    "Java": ("java",),
+    "C++": ("c++", "cpp", "cc", "cxx", "hpp"),
+    "C": ("c", "h"),
+    "JavaScript": ("javascript", "js", "jsx", "mjs", "node"),
+    "C#": ("c#", "csharp", "cs"),
+    "PHP": ("php",),
+    "TypeScript": ("typescript", "ts", "tsx"),
+    "Rust": ("rust", "rs"),
+    "Ruby": ("ruby", "rb"),
+    "SQL": ("sql", "mysql", "postgresql", "sqlite"),
+}
 
 
 def not_blank(column: str) -> pl.Expr:
@@ -87,6 +105,34 @@ def compiles_as_python(column: str) -> pl.Expr:
     return pl.col(column).map_elements(_compiles, return_dtype=pl.Boolean)
 
 
+def tag_matches_theme(column: str, theme: str) -> pl.Expr:
+    """The tag of the first code block is of a language that the theme names.
+
+    A block without a tag passes (see `untagged_code_compiles`), and so does a text without a block, a theme that is
+    null, and one that names none of `LANGUAGES`.
+
+    >>> df = pl.DataFrame({"code": ["```cpp\\n1\\n```", "```c\\n1\\n```"], "theme": "Fixing a C++ Code"})
+    >>> df.select(tag_matches_theme("code", "theme"))["code"].to_list()
+    [True, False]
+    """
+    tag = pl.col(column).str.extract(r"(?m)^```([^`\n]*)$").str.strip_chars(WHITE).str.to_lowercase()
+    named = {language: _names(theme, language) for language in LANGUAGES}
+    fits = pl.any_horizontal(named[language] & tag.is_in(tags) for language, tags in LANGUAGES.items())
+    free = tag.is_null() | (tag == "") | ~pl.any_horizontal(named.values())
+    return pl.when(pl.col(column).is_not_null()).then(free | fits).alias(column)
+
+
+def untagged_code_compiles(column: str, theme: str) -> pl.Expr:
+    """Code blocks without a tag are Python, where the theme names Python and no other language.
+
+    Compiled, never run; what `compiles_as_python` lets pass passes here too.
+    """
+    others = pl.any_horizontal(_names(theme, language) for language in LANGUAGES if language != "Python")
+    untagged = pl.col(column).map_elements(lambda text: _compiles(text, {""}), return_dtype=pl.Boolean)
+    passes = pl.when(pl.col(column).is_not_null()).then(True)
+    return pl.when(_names(theme, "Python") & ~others).then(untagged).otherwise(passes).alias(column)
+
+
 def no_leftover_markers(column: str, markers: Sequence[str] = LEFTOVERS) -> pl.Expr:
     """No line begins with a marker of the prompt, whether decorated as `split_on` allows or not.
 
@@ -108,9 +154,15 @@ def _fences(text: pl.Expr) -> pl.Expr:
     return pl.concat_str(pl.lit("\n"), text).str.count_matches("\n```", literal=True)
 
 
-def _compiles(text: str) -> bool:
+def _names(theme: str, language: str) -> pl.Expr:
+    """Whether the theme names the language, as a word of its own: "C" is not in "C++"; false where it is null."""
+    words = pl.concat_str(pl.lit(" "), pl.col(theme), pl.lit(" "))
+    return words.str.contains(rf"[^\w+#]{re.escape(language)}[^\w+#]").fill_null(False)
+
+
+def _compiles(text: str, tags: Collection[str] = LANGUAGES["Python"]) -> bool:
     try:
-        codes = [code for tag, code in fenced_blocks(text) if tag in {"python", "py", "python3"}]
+        codes = [code for tag, code in fenced_blocks(text) if tag in tags]
     except ValueError:
         return True
     try:

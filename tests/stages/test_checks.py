@@ -41,6 +41,15 @@ def test_differs_is_null_where_one_is_null():
     assert pl.DataFrame({"a": ["x", None]}).select(checks.differs("a", "a"))["a"].to_list() == [False, None]
 
 
+@pytest.mark.parametrize("check", [checks.tag_matches_theme, checks.untagged_code_compiles], ids=lambda c: c.__name__)
+def test_checks_of_a_theme_are_null_where_the_text_is(check):
+    frame = pl.DataFrame(
+        {"code": [None, "```\n1\n```"], "theme": ["Fixing a Python Code"] * 2}, {"code": str, "theme": str}
+    )
+    assert frame.select(found=check("code", "theme"))["found"].to_list() == [None, True]
+    assert frame.clear().select(found=check("code", "theme"))["found"].to_list() == []
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000", "\x1c"])
 def test_white_space_is_blank(blank):
     assert holds(checks.not_blank, blank, f"{blank}x") == [False, True]
