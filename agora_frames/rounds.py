@@ -69,8 +69,8 @@ def until_rows(
     `from_input` is false), case and white space aside. attempts: draws at a candidate until one is accepted; feedback:
     a next draw finds in the column `feedback` why. quota: at most so many accepted rows of each value of the column
     `quota_of`, or of those named. round_size: slots of the first round; each later one has as many as all before it,
-    and at most `largest_round`. max_rounds, max_candidates: no more than these; unless said, candidates for 20 attempts a
-    row. seed: another one names other candidates. observer: see `generate_column`.
+    and at most `largest_round`. max_rounds, max_candidates: no more than these (unless said, candidates for 20 attempts
+    a row). seed: another one names other candidates. observer: see `generate_column`.
     Ends early, too, when a reply is `over_budget`, and after a round when 100 attempts brought no row at all.
     Raises: BindError for numbers that make no sense; FrameError when columns are missing or `stage` loses rows.
     """
