@@ -19,6 +19,7 @@ from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
+from agora_frames.rounds import shortfall, until_rows
 from agora_frames.stage import Stage, stage
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
@@ -26,6 +27,7 @@ from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import between, boxed, code_block, json_object, split_on, tagged
 from agora_frames.stages.prompt import render_prompts, template_file
 from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.validate import validate
 from agora_frames.store import Store, cached
 
@@ -59,13 +61,17 @@ __all__ = [
     "remembered",
     "render_prompts",
     "replace_rows",
+    "sample_demos",
+    "sample_values",
     "scripted",
+    "shortfall",
     "split_on",
     "stage",
     "steps",
     "tagged",
     "template_file",
     "traced",
+    "until_rows",
     "validate",
     "vllm_engine",
     "with_outcome",

@@ -14,7 +14,7 @@ import xxhash
 
 from agora_frames.errors import FingerprintError
 
-__all__ = ["frame_hash", "hash_bytes", "row_hashes", "seed_of"]
+__all__ = ["drawn", "frame_hash", "hash_bytes", "row_hashes", "seed_of"]
 
 # So few that their JSON stays in the processor's cache; how many does not change a hash.
 _ROWS_AT_ONCE = 2_000
@@ -32,6 +32,11 @@ def hash_bytes(*parts: bytes) -> str:
 def seed_of(*parts: object) -> int:
     """A number from 0 to 2**31-1 drawn from the parts alone: the same wherever and whenever it is drawn."""
     return xxhash.xxh3_64_intdigest(repr(parts).encode()) & 0x7FFF_FFFF
+
+
+def drawn(n: int, *parts: object) -> int:
+    """A number from 0 to n-1 drawn from the parts alone, each as likely (to one part in 2**64/n)."""
+    return xxhash.xxh3_64_intdigest(repr(parts).encode()) % n
 
 
 def frame_hash(df: pl.DataFrame) -> str:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "1": ("errors", "types", "frames"),
     "2": ("hashing", "fingerprint"),
-    "3": ("stage", "compose"),
+    "3": ("stage", "compose", "book", "rounds"),
     "4a": ("stages", "stages.*", "metrics", "metrics.*", "pgr"),
     "4b": (
         *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),

@@ -55,6 +55,7 @@ from agora_frames.stages.rows import (
     with_outcome,
     with_row_ids,
 )
+from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
 
@@ -145,6 +146,7 @@ def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
 
 
+POOL = pl.DataFrame({"row_id": list("abcd"), "instruction": list("1234"), "response": list("5678")})
 ITEMS = pl.DataFrame({"instruction": ["RESULT 42 and more", "שלום", "plain"]})
 
 
@@ -231,6 +233,13 @@ CASES |= {
     "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
     "judge_drift": Case(
         judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
+    ),
+    "sample_demos": Case(sample_demos, {"pool": POOL}),
+    "sample_values": Case(sample_values, {"values": ("one", "two", "three"), "into": "theme"}),
+    "until_rows": Case(
+        af.until_rows,
+        {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},
+        keeps_columns=False,
     ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

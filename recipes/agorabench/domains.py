@@ -1,4 +1,4 @@
-"""The three domains, as values: what their rows must satisfy, which benchmarks judge them, and their seeds."""
+"""The three domains, as values: the benchmarks that judge them, their prompts and their seeds."""
 
 from __future__ import annotations
 

@@ -5,24 +5,19 @@ agora_scripts/run.py (temperature 1.0, top_p 0.9, at most 4096 tokens; its stop 
 prompts do not ask for it). The prompts are our own.
 In: `instruction` (String); `response` and `config` of the seeds, if there are any, step aside as `seed_…`.
 Out: `instruction`, `response`, `config` (the model's name), `parents` (the row_id of the seed), validity and the call.
-Cost: one call a row. Expected yield: see recipes/README.md.
+Cost: one call a row, or an attempt. Expected yield: see recipes/README.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import polars as pl
-
-from agora_frames.compose import recipe
+from agora_frames.compose import AnyStage, recipe
+from agora_frames.recipes.agorabench.asking import Format, Strictness, asking, chat_of, from_seeds, laid_out
 from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
-from agora_frames.stage import Stage, stage
-from agora_frames.stages.generate import generate_column
-from agora_frames.stages.parse import parse_column
-from agora_frames.stages.prompt import render_prompts, template_file
+from agora_frames.rounds import until_rows
+from agora_frames.stage import Stage
+from agora_frames.stages.prompt import template_file
 from agora_frames.stages.rows import with_row_ids
-from agora_frames.stages.validate import validate
-from agora_frames.types import Backend, Message
+from agora_frames.types import Backend
 
 __all__ = ["response_generation", "seeds"]
 
@@ -31,61 +26,58 @@ def response_generation(
     *,
     backend: Backend,
     domain: DomainName = "math",
+    rows: int | None = None,
+    format: Format = "markers",
+    attempts: int = 10,
+    feedback: bool = False,
+    strictness: Strictness = "corrected",
+    token_limit: int | None = 4096,
     temperature: float = 1.0,
     top_p: float = 0.9,
     max_tokens: int = 4096,
     samples: int = 1,
     seed: int = 0,
     shots: bool = False,
+    max_candidates: int | None = None,
 ) -> Stage:
     """Instructions in, answered and validated instances out.
 
-    domain: math, code or general. temperature, top_p, max_tokens: of the sampling. samples: answers to each
-    instruction. seed: another one draws other answers. shots: show two worked examples first; small models need them to
-    keep to the form.
+    domain: math, code or general. rows: how many accepted rows are wanted, from each instruction in turn; unless given,
+    each instruction is asked once. format: the whole reply is the response (markers), or JSON that the backend is held
+    to. attempts: draws at one instruction until its answer is valid, when rows are wanted. feedback: the next draw is
+    told why the last was turned down. strictness: the corrected rules, or those of data-agora. token_limit: the most
+    tokens of an instance in its student's chat template. temperature, top_p, max_tokens: of the sampling. samples:
+    answers to each instruction, unless rows are wanted. seed: another one draws other answers. shots: show two worked
+    examples first; small models need them to keep to the form. max_candidates: where to stop if the yield is low.
     """
     chosen = DOMAINS[domain]
-    chat = _chat(template_file(chosen.prompt("response_generation")))
+    chat = chat_of(template_file(chosen.prompt("response_generation")))
     if shots:
         examples = chosen.prompt("response_generation").with_suffix(".shots.jinja")
         *before, question = chat
-        chat = [*before, *_chat(template_file(examples)), question]
-    return recipe(
-        with_row_ids(columns=("instruction",)),
-        from_seeds(),
-        render_prompts(template=chat),
-        generate_column(
-            temperature=temperature, top_p=top_p, max_tokens=max_tokens, samples=samples, seed=seed, backend=backend
-        ),
-        parse_column(column="completion", parser=str.strip, into="response"),
-        named_after_model(),
-        validate(schema=chosen.schema),
-        name=f"response_generation_{domain}",
+        chat = [*before, *chat_of(template_file(examples)), question]
+    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    ask: AnyStage = asking(
+        "response_generation",
+        domain,
+        template=chat,
+        format=format,
+        strictness=strictness,
+        token_limit=token_limit,
+        sampling=sampling if rows is not None else {**sampling, "samples": samples},
+        backend=backend,
     )
-
-
-@stage(rowwise=True)
-def from_seeds(df: pl.DataFrame) -> pl.DataFrame:
-    """The seed's own answer and origin step aside, and its `row_id` becomes the parent of what is made of it.
-
-    In a frame that was made by this recipe they have stepped aside already: it may be run again.
-
-    Reads: `row_id`, `response`, `config`. Adds: `seed_response`, `seed_config` in their place, as far as there are any;
-    `parents` (List(String)). Rows: the same, in the same order.
-    """
-    aside: dict[str, str] = {
-        name: f"seed_{name}"
-        for name in ("response", "config")
-        if name in df.columns and f"seed_{name}" not in df.columns
-    }
-    return df.rename(aside).with_columns(pl.concat_list("row_id").alias("parents"))
-
-
-@stage(rowwise=True)
-def named_after_model(df: pl.DataFrame) -> pl.DataFrame:
-    """Reads: `completion_call`. Adds: `config` (String: the model's name; null where it was not asked)."""
-    return df.with_columns(pl.col("completion_call").struct.field("model").alias("config"))
-
-
-def _chat(template: str | Sequence[Message]) -> list[Message]:
-    return [Message(role="user", content=template)] if isinstance(template, str) else list(template)
+    if rows is not None:
+        ask = until_rows(
+            stage=ask,
+            rows=rows,
+            candidates="rows",
+            distinct=("instruction", "response"),
+            attempts=attempts,
+            feedback=feedback,
+            max_candidates=max_candidates,
+            seed=seed,
+        )
+    return recipe(
+        with_row_ids(columns=("instruction",)), from_seeds(), ask, laid_out(), name=f"response_generation_{domain}"
+    )

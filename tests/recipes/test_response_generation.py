@@ -23,7 +23,7 @@ DOMAIN_NAMES: tuple[DomainName, ...] = ("math", "code", "general")
 
 def test_the_table_names_the_nine_settings() -> None:
     assert len(SETTINGS) == 9
-    assert {method for method, _ in SETTINGS} == set(METHODS)
+    assert {setting.method for setting in SETTINGS} == set(METHODS)
 
 
 @pytest.mark.parametrize("domain", DOMAIN_NAMES)

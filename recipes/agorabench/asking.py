@@ -1,0 +1,125 @@
+"""What the nine settings have in common: how a row is asked, how its reply is read, and how the rows are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import polars as pl
+
+from agora_frames.compose import AnyStage, recipe
+from agora_frames.recipes.agorabench.domains import DomainName
+from agora_frames.schemas import schema_for
+from agora_frames.stage import Stage, stage
+from agora_frames.stages.generate import generate_column
+from agora_frames.stages.parse import parse_column
+from agora_frames.stages.parsers import json_object, split_on
+from agora_frames.stages.prompt import render_prompts
+from agora_frames.stages.tokens import count_tokens
+from agora_frames.stages.validate import validate
+from agora_frames.types import Backend, Message, Parser
+
+__all__ = ["Format", "Strictness", "asking", "chat_of", "from_seeds", "laid_out"]
+
+Format = Literal["markers", "json"]
+Strictness = Literal["corrected", "agorabench"]
+
+# The markers between the two texts, as in data-agora (agora_scripts/run.py at d7e66e1, lines 277-292), and its stop
+# phrase. A response is all of its reply: it has no markers, and is not stopped.
+_MARKERS = {
+    "instance_generation": ("INPUT:", "OUTPUT:"),
+    "quality_enhancement": ("Revised Question:", "Revised Answer:"),
+}
+_STOP = "[END]"
+
+# Where the texts stand in a row, in front of all else.
+_FIRST = ("row_id", "instruction", "response", "config", "parents", "theme", "first_words", "slot", "round", "attempt")
+
+
+def asking(
+    method: Literal["instance_generation", "response_generation", "quality_enhancement"],
+    domain: DomainName,
+    *,
+    template: Sequence[Message],
+    format: Format,
+    strictness: Strictness,
+    token_limit: int | None,
+    themes: bool = False,
+    sampling: Mapping[str, Any],
+    backend: Backend,
+) -> Stage:
+    """Rows in, each asked once, its reply read and judged: what `until_rows` repeats.
+
+    format: `markers`, a free form with markers between the texts; `json`, an object that the backend is held to by a
+    schema. strictness, token_limit: see `schema_for`. themes: code must be in the language of its theme. sampling: of
+    `generate_column`.
+    """
+    into = ("response",) if method == "response_generation" else ("instruction", "response")
+    free = method not in _MARKERS
+    parser: Parser = str.strip if free else split_on(*_MARKERS[method], end=_STOP, start_given=True)
+    told: dict[str, Any] = {} if free else {"stop": [_STOP]}
+    if format == "json":
+        parser, told = json_object(*into), {"response_format": _held_to(into)}
+    schema = schema_for(domain, strictness=strictness, max_tokens=token_limit, themes=themes, method=method)
+    counting = [count_tokens()] if token_limit is not None else []
+    steps: list[AnyStage] = [
+        in_form(as_json=format == "json"),
+        render_prompts(template=template),
+        generate_column(**sampling, **told, backend=backend),
+        parse_column(column="completion", parser=parser, into=into),
+        named_after_model(),
+        *counting,
+        validate(schema=schema),
+    ]
+    return recipe(*steps, name=f"{method}_{domain}")
+
+
+def _held_to(keys: Sequence[str]) -> dict[str, Any]:
+    """The response format of an object of texts, as OpenAI's chat completions take it."""
+    schema = {
+        "type": "object",
+        "properties": {key: {"type": "string"} for key in keys},
+        "required": list(keys),
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "instance", "strict": True, "schema": schema}}
+
+
+def chat_of(template: str | Sequence[Message]) -> list[Message]:
+    """A template as the turns of a chat."""
+    return [Message(role="user", content=template)] if isinstance(template, str) else list(template)
+
+
+@stage(rowwise=True)
+def in_form(df: pl.DataFrame, *, as_json: bool) -> pl.DataFrame:
+    """What the prompts ask for the form. Adds: `as_json` (Boolean), and `feedback` (String, null) if it is missing."""
+    feedback = [] if "feedback" in df.columns else [pl.lit(None, dtype=pl.String).alias("feedback")]
+    return df.with_columns(pl.lit(as_json).alias("as_json"), *feedback)
+
+
+@stage(rowwise=True)
+def from_seeds(df: pl.DataFrame, *, aside: Sequence[str] = ("response", "config")) -> pl.DataFrame:
+    """The seed's own texts and origin step aside, and its `row_id` becomes the parent of what is made of it.
+
+    In a frame that was made by such a recipe they have stepped aside already: it may be run again.
+
+    Reads: `row_id`, and the columns `aside`. Adds: `seed_…` in their place, as far as there are any; `parents`
+    (List(String)). Rows: the same, in the same order.
+    """
+    names = {name: f"seed_{name}" for name in aside if name in df.columns and f"seed_{name}" not in df.columns}
+    return df.rename(names).with_columns(pl.concat_list("row_id").alias("parents"))
+
+
+@stage(rowwise=True)
+def named_after_model(df: pl.DataFrame) -> pl.DataFrame:
+    """Reads: `completion_call`. Adds: `config` (String: the model's name; null where it was not asked)."""
+    return df.with_columns(pl.col("completion_call").struct.field("model").alias("config"))
+
+
+@stage(rowwise=True)
+def laid_out(df: pl.DataFrame) -> pl.DataFrame:
+    """Puts the instance and its origin in front. Leaves out `demos` (the prompt has them, `parents` names them) and
+    `as_json`. Rows: the same, in the same order.
+    """
+    first = [name for name in _FIRST if name in df.columns]
+    return df.select(*first, pl.exclude(*first, "demos", "as_json"))
