@@ -7,7 +7,18 @@ from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import polars as pl
 
-__all__ = ["Backend", "BoundedObserver", "Desk", "DeskBackend", "Message", "Observer", "Parser", "Reply", "Runner", "Step"]
+__all__ = [
+    "Backend",
+    "BoundedObserver",
+    "Desk",
+    "DeskBackend",
+    "Message",
+    "Observer",
+    "Parser",
+    "Reply",
+    "Runner",
+    "Step",
+]
 
 
 class Message(TypedDict):
@@ -79,6 +90,7 @@ class DeskBackend(Protocol):
 # A text in; out comes one value, several values in order, or a dict of named values. None, or a ValueError
 # with the reason, means "not found": the row is `unparsed`, and its text stays where it was.
 Parser: TypeAlias = Callable[[str], Any]
+
 
 @runtime_checkable
 class Runner(Protocol):

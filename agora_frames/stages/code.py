@@ -80,7 +80,9 @@ def grade_code(df: pl.DataFrame, *, runner: Runner) -> pl.DataFrame:
     there = programs["code"].is_not_null()
     ran = runner(programs.filter(there)) if there.any() else OUTCOMES.to_frame()
     if not isinstance(ran, pl.DataFrame) or ran.height != there.sum() or not set(OUTCOMES) <= set(ran.columns):
-        raise BindError(f"{runner!r} must give {listed(OUTCOMES)} for each of {there.sum()} programs, and gave {ran!r}.")
+        raise BindError(
+            f"{runner!r} must give {listed(OUTCOMES)} for each of {there.sum()} programs, and gave {ran!r}."
+        )
     places = pl.select(pl.when(there).then(there.cast(pl.UInt32).cum_sum() - 1)).to_series()
     outcomes = ran.select(pl.col(name).cast(dtype) for name, dtype in OUTCOMES.items())[places]
     status = outcomes["status"]
@@ -168,7 +170,10 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 def _defines(code: str, name: str) -> bool:
     """Whether a line of its own defines the name: also in code that is cut off, or is no Python."""
-    return re.search(rf"^(?:async def|def|class) +{re.escape(name)}\b|^{re.escape(name)} *(?::[^=\n]*)?=", code, re.M) is not None
+    return (
+        re.search(rf"^(?:async def|def|class) +{re.escape(name)}\b|^{re.escape(name)} *(?::[^=\n]*)?=", code, re.M)
+        is not None
+    )
 
 
 def _without_prose(text: str) -> str:
