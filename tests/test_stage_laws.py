@@ -28,6 +28,7 @@ import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.grade import grade_equal
@@ -78,6 +79,17 @@ class InOneGo:
         yield pl.DataFrame(replies, schema=REPLIES)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """A runner that runs nothing: short code passes, empty code is lost."""
+
+    def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame:
+        n = pl.col("code").str.len_chars()
+        status = pl.when(n == 0).then(pl.lit("lost")).when(n < 4).then(pl.lit("passed")).otherwise(pl.lit("failed"))
+        columns = {"status": status, "message": pl.col("code"), "output": pl.lit(""), "seconds": pl.lit(0.1)}
+        return programs.select(**columns)
+
+
 class Case(NamedTuple):
     """A stage with example parameters, which may depend on the frame; and what of the laws does not apply to it."""
 
@@ -121,6 +133,9 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "extract_code": Case(extract_code, {"column": "text", "name": "prompt"}),
+    "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
+    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

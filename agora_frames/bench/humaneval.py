@@ -35,7 +35,7 @@ PLUS_SOURCE = Source(
 # not indented is cut off afterwards.
 STOP = ("\nclass", "\ndef", "\nif", "\nprint")
 
-_COLUMNS = {
+_COLUMNS: dict[str, Any] = {
     "item_id": pl.String,
     "stub": pl.String,
     "entry_point": pl.String,

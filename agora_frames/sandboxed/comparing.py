@@ -61,8 +61,8 @@ def agree(
 ) -> None:
     """Raises AssertionError at the first input for which the candidate gives something else than the reference.
 
-    reference: source that defines `entry_point`, and, if inputs may break the contract of the task, `__contract__`, which
-    raises where one does: it is left out. inputs, form: see `shaped`. atol: by how much numbers may differ.
+    reference: source that defines `entry_point`, and, if inputs may break the contract of the task, `__contract__`,
+    which raises where one does: it is left out. inputs, form: see `shaped`. atol: by how much numbers may differ.
     """
     scope: dict[str, Any] = {"__name__": "reference"}
     exec(compile(reference, "<reference>", "exec"), scope)
@@ -105,10 +105,8 @@ def _is_right(
             return False, atol
     if name in _NOT_NONE:
         return (given if isinstance(given, bool) else given is not None) == (expected is not None), atol
-    if (name == "are_equivalent" and isinstance(given, bool)) or (
-        name == "sum_div" and _is_number(given) and given == 0
-    ):
-        return True, atol  # the task says too little: these answers are as good
+    if name == "are_equivalent" or (name == "sum_div" and _is_number(given) and given == 0):
+        return given is not None, atol  # the task says too little: these answers are as good
     if atol == 0 and _holds_floats(expected):
         atol = _LEAST
     if name == "surface_Area" and _is_number(given) and abs(given - _pyramid(*args)) <= atol:

@@ -142,7 +142,7 @@ def free_names(source: str) -> list[str]:
     top = symtable.symtable(source, "<tests>", "exec")
     own = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
     used = [
-        s.get_name() for t in _tables(top) for s in t.get_symbols() if s.is_referenced() and s.is_global() or t is top
+        s.get_name() for t in _tables(top) for s in t.get_symbols() if (s.is_referenced() and s.is_global()) or t is top
     ]
     return [name for name in dict.fromkeys(used) if name not in own and not hasattr(builtins, name)]
 
