@@ -15,6 +15,7 @@ __all__ = [
     "ITEM_SCORES",
     "LOGPROBS",
     "MESSAGES",
+    "OUTCOMES",
     "REPLIES",
     "REPORT",
     "REQUESTS",
@@ -97,6 +98,8 @@ CALL = pl.Struct(
     }
 )
 
+# What came of a program that was run against its tests (see `sandbox`).
+OUTCOMES = pl.Schema({"status": pl.String(), "message": pl.String(), "output": pl.String(), "seconds": pl.Float64()})
 # What an item of a benchmark was worth: one row for each (benchmark, item_id, sample), with further columns as labels
 # (the model or student that was asked). `score`: 0 to 1, null when the item could not be graded; `score_error`: why it
 # could not, or why 0 stands for a reply that no answer could be read from. `weight`: 1 unless the benchmark says
