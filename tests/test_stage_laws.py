@@ -24,12 +24,17 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import agora_frames as af
+import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.bench.benchmark import name_items, settle_scores
 from agora_frames.bench.hendrycks_math import grade_math
 from agora_frames.bench.math_runner import MathRunner
 from agora_frames.frames import ERROR, REPLIES
+from agora_frames.hashing import seed_of
+from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
+from agora_frames.metrics.judge import difficulty, judge_column, quality
+from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.code import extract_code, grade_code
@@ -65,7 +70,16 @@ def vowels(text: str) -> tuple[str, int] | None:
     return (found[0], len(found)) if found else None
 
 
+def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dict[str, Any]:
+    """A judge: its verdict hangs on what it sees; some it does not give, and some calls fail."""
+    said = seed_of(str(messages), sampling.get("seed"))
+    if said % 5 == 0:
+        return failing("refused")
+    return f"It is so. [RESULT] {said % 7} [[{('A>B', 'B>>A', 'A=B', 'A')[said % 4]}]]"
+
+
 ECHO = af.scripted(echo, model="echo")
+GRADE = af.scripted(grade, model="grade")
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,25 @@ CASES: dict[str, Case] = {
     "settle_scores": Case(settle_scores, prepared=lambda df: as_scores(df).drop("score_error", "sample", "weight")),
     "settle_scores, given": Case(settle_scores, {"wrong": ("truncated",)}, prepared=as_scores),
     "grade_math": Case(grade_math, {"answer": "text", "reference": "prompt", "runner": MathRunner(10, 1, 2_000)}),
+    "judge_column": Case(
+        judge_column, {"judge": quality("math"), "instruction": "text", "response": "prompt", "backend": GRADE}
+    ),
+    "judge_column, of instructions": Case(
+        judge_column, {"judge": difficulty("code"), "instruction": "text", "into": "hard", "backend": GRADE}
+    ),
+}
+PAIRS = {"judge": comparison("code"), "instruction": "text", "first": "text", "second": "prompt", "backend": GRADE}
+GAMES = judge_pairs(**PAIRS, order="both", equal_is_tie=False)
+GRADED = judge_column(judge=quality("math"), instruction="text", response="prompt", backend=GRADE)
+CASES |= {
+    "judge_pairs": Case(judge_pairs, {**PAIRS, "equal_is_tie": False}),
+    "judge_pairs, both orders": Case(judge_pairs, {**PAIRS, "order": "both", "into": "better"}),
+    "judge_again": Case(judge_again, PAIRS, prepared=judge_pairs(**PAIRS)),
+    "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
+    "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
+    "judge_drift": Case(
+        judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
+    ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -172,7 +205,8 @@ def found_stages() -> dict[str, StageFunction[Any]]:
     """Every stage that the package offers."""
     modules = [
         importlib.import_module(m.name)
-        for m in pkgutil.walk_packages(agora_frames.stages.__path__, "agora_frames.stages.")
+        for package in (agora_frames.stages, agora_frames.metrics)
+        for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
     return {
         value.name: value
