@@ -282,7 +282,8 @@ LAW = settings(max_examples=12)
 
 
 def in_order(df: pl.DataFrame) -> pl.DataFrame:
-    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+    named = "position" if "position" in df.columns else "item_id"
+    return df.sort(named, *(["sample"] if "sample" in df.columns else []))
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------
