@@ -88,7 +88,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     rows = watched(stage, out)(items)
     seconds = time.perf_counter() - begun
-    told = report(rows, benchmark=benchmark, items=items, shots=args.shots, level=args.level, seconds=seconds)
+    known: dict[str, Any] = {"shots": args.shots, "level": args.level, "seconds": seconds}
+    revision = None if args.source is None else "a file that was given"  # which the hash of the items tells apart
+    told = report(rows, benchmark=benchmark, items=items, revision=revision, **known)
     _show(out, rows, told)
     tally = model.ledger.tally
     out.print(

@@ -72,6 +72,7 @@ def test_rows_scores_and_report_are_written() -> None:
     (row,) = af.read_frame("report.parquet").to_dicts()
     assert set(row) == {*REPORT, "date"}
     assert (row["benchmark"], row["score"], row["n"]) == ("gsm8k", 100, 3)
+    assert row["revision"] == "a file that was given"
     assert row["seconds"] > 0
 
 
