@@ -20,7 +20,16 @@ from agora_frames.formats import MALFORMED, Format, decode, encode, format_of, w
 from agora_frames.hashing import hash_bytes
 from agora_frames.stage import checked
 
-__all__ = ["Format", "Url", "check_writable", "located", "read_bytes", "read_frame", "write_bytes_atomically", "write_frame"]
+__all__ = [
+    "Format",
+    "Url",
+    "check_writable",
+    "located",
+    "read_bytes",
+    "read_frame",
+    "write_bytes_atomically",
+    "write_frame",
+]
 
 Url: TypeAlias = str | os.PathLike[str]
 

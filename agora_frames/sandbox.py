@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -45,7 +45,7 @@ _START = (
     "sys.modules['agora_frames'] = package; from agora_frames.sandboxed.worker import main; main()"
 )
 # Sets and dicts have the same order in each run.
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "HOME": ".", "TMPDIR": "."}
 _GRACE_S = 10.0
 
 
@@ -54,6 +54,7 @@ class Sandbox:
     """A runner: a frame of programs in, a frame of outcomes out; made by `sandbox`."""
 
     timeout_s: float
+    wall_s: float
     memory_mb: int
     file_mb: int
     output_kb: int
@@ -81,6 +82,10 @@ class Sandbox:
                 each.result()
         return pl.DataFrame(outcomes, schema=OUTCOMES)
 
+    def __fingerprint__(self) -> tuple[object, ...]:
+        limits = {name: value for name, value in asdict(self).items() if name != "workers"}
+        return sys.version_info[:2], limits  # what runs in one Python need not in another
+
     def _work(self, rows: list[tuple[Any, ...]], waiting: SimpleQueue[int], outcomes: list[dict[str, Any]]) -> None:
         """One worker after the other (mostly it is one), until no program waits."""
         with contextlib.ExitStack() as stack:
@@ -96,13 +101,14 @@ class Sandbox:
                     continue
                 if worker is None or worker.poll() is not None:
                     worker = stack.enter_context(_worker(self))
-                outcomes[place] = _outcome(worker, code, tests or "", names, self.timeout_s)
+                outcomes[place] = _outcome(worker, code, tests or "", names, self.wall_s)
 
 
 def sandbox(
     *,
     allow_unsafe_code: bool = False,
     timeout_s: float = 10.0,
+    wall_s: float | None = None,
     memory_mb: int = 1024,
     file_mb: int = 64,
     output_kb: int = 64,
@@ -114,12 +120,14 @@ def sandbox(
     """A runner for untrusted Python, which runs in the version of Python that this process has.
 
     allow_unsafe_code: must be said. What a model wrote is run on this machine: see the module for what holds it, and
-    `isolation` for what does so here. timeout_s: seconds that code and tests may take, on the clock, and of CPU in each
-    process. memory_mb: for all processes of a program together (looked at 20 times a second), and of addresses in each.
-    file_mb: of all files it writes. output_kb: of what it prints, kept; a program that prints more than 16 MB is ended.
-    processes: and threads, at once. workers: programs at once (as many as there are cores). paths: folders with
-    packages that the code may import; when root runs this, such as any user may read. isolated: True insists on namespaces, False does without; None takes what there
-    is, and logs a warning where there are none.
+    `isolation` for what does so here. timeout_s: seconds of CPU that the code may take, and the tests; not on the
+    clock, so that a busy machine makes nobody fail. wall_s: seconds on the clock until what waits or sleeps is ended
+    (four times as many). memory_mb: for all processes of a program together (looked at 20 times a second), and of
+    addresses in each. file_mb: of all files it writes. output_kb: of what it prints, kept; a program that prints more
+    than 16 MB is ended. processes: and threads, at once. workers: programs at once (as many as there are cores).
+    paths: folders with packages that the code may import; when root runs this, such as any user may read.
+    isolated: True insists on namespaces, False does without; None takes what there is, and logs a warning where there
+    are none.
     Raises: BindError when `allow_unsafe_code` is not given or a number makes no sense.
     """
     if allow_unsafe_code is not True:
@@ -128,21 +136,27 @@ def sandbox(
             "agora_frames.sandbox.isolation()), and not by a virtual machine: code written to break out of a Linux "
             "kernel may do so. If you accept that, write sandbox(allow_unsafe_code=True)."
         )
-    numbers = {"timeout_s": timeout_s, "memory_mb": memory_mb, "file_mb": file_mb, "processes": processes}
-    numbers |= {"output_kb": output_kb, "workers": 1 if workers is None else workers}
-    for name, value in numbers.items():
-        whole = name == "timeout_s" or isinstance(value, int)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not whole or not 0 < value < 1e9:
-            raise BindError(f"sandbox({name}={value!r}): it must be a {'' if whole else 'whole '}number over 0.")
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    folders = tuple(str(Path(path).resolve()) for path in paths)
-    settings = (float(timeout_s), memory_mb, file_mb, output_kb, processes, workers or cores, folders)
-    if isolated is not None:
-        return Sandbox(*settings, isolated=isolated)
-    there, why = isolation()
-    if not there:
+    given = {"timeout_s": timeout_s, "wall_s": wall_s, "memory_mb": memory_mb, "file_mb": file_mb}
+    given |= {"output_kb": output_kb, "processes": processes, "workers": workers}
+    for name, value in given.items():
+        wanted = int | float if name.endswith("_s") else int
+        optional = value is None and name in ("wall_s", "workers")
+        if not optional and (not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < 1e9):
+            raise BindError(f"sandbox({name}={value!r}): it must be a {'whole ' * (wanted is int)}number over 0.")
+    there, why = isolation() if isolated is None else (isolated, "")
+    if not there and why:
         _LOG.warning("code will run without a world of its own: %s", why)
-    return Sandbox(*settings, isolated=there)
+    return Sandbox(
+        timeout_s=float(timeout_s),
+        wall_s=float(4 * timeout_s if wall_s is None else wall_s),
+        memory_mb=memory_mb,
+        file_mb=file_mb,
+        output_kb=output_kb,
+        processes=processes,
+        workers=workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1),
+        paths=tuple(str(Path(path).resolve()) for path in paths),
+        isolated=there,
+    )
 
 
 def run_python(programs: pl.DataFrame, *, allow_unsafe_code: bool = False, **limits: Any) -> pl.DataFrame:
@@ -151,15 +165,17 @@ def run_python(programs: pl.DataFrame, *, allow_unsafe_code: bool = False, **lim
     Reads: `code` (String); `tests` (String: Python that raises when the code is wrong; none means that the code has
     only to run); `names` (List(String): what the tests take from the code; null: all names that they use and do not
     define, and that are not Python's own).
-    Gives: `status` (`passed`; `failed`: an assertion of the tests does not hold; `error`: the code or the tests raised;
-    `exited`: the code ended its process, or crashed; `timeout`, `memory`, `output`: it went over that limit; `lost`: its
-    processes were killed; `no_code`), `message` (String), `output` (String: what the code printed), `seconds` (Float64).
+    Gives: `status`, `message` (String), `output` (String: what the code printed), `seconds` (Float64). A status is
+    `passed`; `failed`: an assertion of the tests does not hold; `error`: the code or the tests raised; `exited`: the
+    code ended its process, or crashed; `timeout`, `memory`, `output`: it went over that limit; `lost`: its processes
+    were killed; or `no_code`.
     Rows: one for each program, in the same order.
     In the tests, what the code defines is called where it lives, in another process. Numbers, texts, collections, dates
     and what inherits from them come back as plain data; anything else can be called, read and iterated, and is equal to
     itself alone. What the code does to a list that it was given is not seen.
 
-    >>> programs = pl.DataFrame({"code": ["def double(x): return 2 * x"] * 2, "tests": ["assert double(2) == 4", "double()"]})
+    >>> code = "def double(x): return 2 * x"
+    >>> programs = pl.DataFrame({"code": [code] * 2, "tests": ["assert double(2) == 4", "double()"]})
     >>> run_python(programs, allow_unsafe_code=True)["status"].to_list()
     ['passed', 'error']
     """
@@ -180,7 +196,7 @@ def isolation() -> tuple[bool, str]:
         )
 
 
-_PROBE = Sandbox(1.0, 256, 1, 1, 1, 1, (), isolated=True)
+_PROBE = Sandbox(1.0, 1.0, 256, 1, 1, 1, 1, (), isolated=True)
 
 
 @contextlib.contextmanager
@@ -213,12 +229,12 @@ def _worker(settings: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _outcome(
-    worker: subprocess.Popen[bytes], code: str, tests: str, names: list[str] | None, timeout_s: float
+    worker: subprocess.Popen[bytes], code: str, tests: str, names: list[str] | None, wall_s: float
 ) -> dict[str, Any]:
     """What a worker says of one program; if it says nothing, it is ended."""
     program = code.encode("utf-8", "surrogatepass")
     examination = json.dumps([names, tests]).encode()
-    watchdog = threading.Timer(timeout_s + _GRACE_S, worker.kill)
+    watchdog = threading.Timer(wall_s + _GRACE_S, worker.kill)
     watchdog.start()
     try:
         assert worker.stdin is not None

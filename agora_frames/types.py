@@ -108,6 +108,7 @@ class DeskBackend(Protocol):
 # with the reason, means "not found": the row is `unparsed`, and its text stays where it was.
 Parser: TypeAlias = Callable[[str], Any]
 
+
 @runtime_checkable
 class Runner(Protocol):
     """Runs programs: made by `sandbox`.

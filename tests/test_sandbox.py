@@ -124,15 +124,24 @@ def test_plain_data_arrives_as_it_is(value: str) -> None:
     ("code", "tests"),
     [
         ("import enum\nclass C(enum.IntEnum):\n  A = 1\ndef f(): return C.A", "assert f() == 1"),
-        ("from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(): return P(1, 2)", "assert f() == (1, 2)"),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(): return P(1, 2)",
+            "assert f() == (1, 2)",
+        ),
         ("class S(str): pass\ndef f(): return [S('a')]", "assert f() == ['a']"),
         ("def f():\n  yield from (1, 2)", "assert list(f()) == [1, 2]"),
         ("def f(): return map(str, [1])", "assert [x for x in f()] == ['1']"),
-        ("class N:\n  def __init__(self, x): self.x = x\ndef f(n): return n.x + n.y", "n = N(1)\nn.y = 4\nassert f(n) == 5"),
+        (
+            "class N:\n  def __init__(self, x): self.x = x\ndef f(n): return n.x + n.y",
+            "n = N(1)\nn.y = 4\nassert f(n) == 5",
+        ),
         ("def f(x):\n  if x < 0: raise ValueError('no')", "try:\n  f(-1)\n  assert False\nexcept ValueError: pass"),
         ("def f(x):\n  class E(KeyError): pass\n  raise E(1)", "try:\n  f(-1)\n  assert False\nexcept KeyError: pass"),
         ("def f(n): return lambda x: x + n", "assert f(2)(3) == 5"),
-        ("import dataclasses\n@dataclasses.dataclass\nclass D:\n  x: int = 3\ndef f(): return D()", "assert f().x == 3"),
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass D:\n  x: int = 3\ndef f(): return D()",
+            "assert f().x == 3",
+        ),
         ("seen = []\ndef f(x):\n  seen.append(x)\n  return len(seen)", "assert f(1) == 1\nassert f(1) == 2"),
         ("def f(*, a, b=2): return a + b", "assert f(a=1) == 3"),
         ("LIMIT = 3", "assert LIMIT == 3"),
@@ -174,10 +183,15 @@ def test_free_names_are_those_that_the_tests_take_from_the_code(source: str, nam
 
 
 DATA = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.binary(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.binary(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -204,9 +218,9 @@ FORGERIES = {
     "exits when called": "import sys\ndef double(x): sys.exit(0)",
     "exits hard when called": "import os\ndef double(x): os._exit(0)",
     "kills itself": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-    "prints the verdict": "print('[\"passed\", \"\"]', flush=True)\nimport os; os._exit(0)",
+    "prints the verdict": 'print(\'["passed", ""]\', flush=True)\nimport os; os._exit(0)',
     "writes the verdict to every file": (
-        "import os\nfor fd in range(256):\n  try: os.write(fd, b'[\"passed\", \"\"]')\n  except OSError: pass\nos._exit(0)"
+        'import os\nfor fd in range(256):\n  try: os.write(fd, b\'["passed", ""]\')\n  except OSError: pass\nos._exit(0)'
     ),
     "answers with what is equal to all": "class A:\n  def __eq__(self, other): return True\ndef double(x): return A()",
     "answers with a number that is equal to all": (
@@ -400,7 +414,9 @@ open("here", "w").write("fine")
 
 @IN_BOTH
 def test_each_program_begins_in_an_empty_folder(isolated: bool) -> None:
-    code = "import os\nprint(os.listdir('.'))\nos.makedirs('a/b')\nopen('a/f', 'w').write('x')\nos.symlink('/', 'a/root')"
+    code = (
+        "import os\nprint(os.listdir('.'))\nos.makedirs('a/b')\nopen('a/f', 'w').write('x')\nos.symlink('/', 'a/root')"
+    )
     done = run_python(pl.DataFrame({"code": [code] * 3}), allow_unsafe_code=True, workers=1, isolated=isolated)
     assert done["output"].to_list() == ["[]\n"] * 3
 

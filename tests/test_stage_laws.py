@@ -39,6 +39,7 @@ from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.decontaminate import decontaminate
 from agora_frames.stages.dedup import mark_duplicates
@@ -126,6 +127,17 @@ class InOneGo:
         yield pl.DataFrame(replies, schema=REPLIES)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """A runner that runs nothing: short code passes, empty code is lost."""
+
+    def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame:
+        n = pl.col("code").str.len_chars()
+        status = pl.when(n == 0).then(pl.lit("lost")).when(n < 4).then(pl.lit("passed")).otherwise(pl.lit("failed"))
+        columns = {"status": status, "message": pl.col("code"), "output": pl.lit(""), "seconds": pl.lit(0.1)}
+        return programs.select(**columns)
+
+
 class Case(NamedTuple):
     """A stage with example parameters, which may depend on the frame; and what of the laws does not apply to it."""
 
@@ -205,6 +217,9 @@ CASES: dict[str, Case] = {
     ),
     "perplexities": Case(perplexities, {"column": "note", "tokens": "position"}, keeps_columns=False),
     "validate": Case(validate, {"schema": Sentence}),
+    "extract_code": Case(extract_code, {"column": "text", "name": "prompt"}),
+    "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
+    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
     "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
@@ -326,7 +341,8 @@ LAW = settings(max_examples=12)
 
 
 def in_order(df: pl.DataFrame) -> pl.DataFrame:
-    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+    named = "position" if "position" in df.columns else "item_id"
+    return df.sort(named, *(["sample"] if "sample" in df.columns else []))
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------

@@ -179,16 +179,18 @@ def report(
     shots: Shots = "zero",
     level: float | None = None,
     seconds: float | None = None,
+    revision: str | None = None,
 ) -> pl.DataFrame:
     """What a run measured: one row for each metric of the benchmark, in the columns of `frames.REPORT`.
 
     rows: of `evaluate`. items: what it was given. level: of the interval; None leaves the metric's own.
-    seconds: how long the run took. The date is yours to add.
+    seconds: how long the run took. revision: of the items, where they are not from the benchmark's source.
+    The date is yours to add.
     """
     spent = _spent(rows)
     about = {
         "benchmark": benchmark.name,
-        "revision": benchmark.revision,
+        "revision": revision or benchmark.revision,
         "shots": shots,
         "judge": benchmark.judge,
         "dataset_hash": frame_hash(items),

@@ -35,7 +35,7 @@ PLUS_SOURCE = Source(
 # not indented is cut off afterwards.
 STOP = ("\nclass", "\ndef", "\nif", "\nprint")
 
-_COLUMNS = {
+_COLUMNS: dict[str, Any] = {
     "item_id": pl.String,
     "stub": pl.String,
     "entry_point": pl.String,
@@ -90,7 +90,9 @@ def load_humaneval(given: str | Path | None = None) -> pl.DataFrame:
     rows = load_rows(SOURCE, given, "task_id", "prompt", "entry_point", "canonical_solution", "test")
     return pl.DataFrame(
         [
-            _item(task, f"{preamble(task['prompt'], task['entry_point'])}\n{task['test']}\ncheck({task['entry_point']})\n")
+            _item(
+                task, f"{preamble(task['prompt'], task['entry_point'])}\n{task['test']}\ncheck({task['entry_point']})\n"
+            )
             for task in rows.iter_rows(named=True)
         ],
         schema=_COLUMNS,

@@ -9,6 +9,7 @@ of the paper (2, 3 and 4), and come from the file itself. Code runs in the versi
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ SPLITS: MappingProxyType[str, tuple[int, int]] = MappingProxyType(
 SHOTS = (2, 3, 4)
 
 _SHOT = pl.Struct({"task": pl.String, "shown_tests": pl.String, "solution": pl.String})
-_COLUMNS = {
+_COLUMNS: dict[str, Any] = {
     "item_id": pl.String,
     "task": pl.String,
     "shown_tests": pl.String,
@@ -71,10 +72,10 @@ def mbpp(
 ) -> Benchmark:
     """MBPP by pass@k.
 
-    runner: from `sandbox`, which runs the code. variant: `full` (974 tasks), `sanitized` (427 that were looked through by
-    hand), `plus` (EvalPlus's). split: a key of `SPLITS`; of `plus` all tasks are taken. challenge: with the further
-    tests that some tasks of `full` have. inputs: `base` leaves EvalPlus's own inputs out. samples: replies to each item.
-    ks: of pass@k; each at most `samples`. wrong: kinds of errors for which a reply counts as wrong.
+    runner: from `sandbox`, which runs the code. variant: `full` (974 tasks), `sanitized` (427 that were looked through
+    by hand), `plus` (EvalPlus's). split: a key of `SPLITS`; of `plus` all tasks are taken. challenge: with the further
+    tests that some tasks of `full` have. inputs: `base` leaves EvalPlus's own inputs out. samples: replies to each
+    item. ks: of pass@k; each at most `samples`. wrong: kinds of errors for which a reply counts as wrong.
     `few` shows three tasks as one text that the reply goes on with; `plus` has none.
     """
     if variant not in SOURCES:
@@ -164,9 +165,15 @@ def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").strip("\n")
 
 
+def _tree(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in published solutions
+        return ast.parse(source)
+
+
 def _used(source: str) -> list[str]:
     """The names that a source reads, in their order."""
-    loads = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+    loads = [n for n in ast.walk(_tree(source)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
     return list(dict.fromkeys(n.id for n in sorted(loads, key=lambda n: (n.lineno, n.col_offset))))
 
 
@@ -175,7 +182,7 @@ def _offered(code: str) -> tuple[dict[str, str], set[str], list[str]]:
     imports: dict[str, str] = {}
     defined: set[str] = set()
     functions: list[str] = []
-    for node in ast.parse(code).body:
+    for node in _tree(code).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports |= {a.asname or a.name.partition(".")[0]: ast.unparse(node) for a in node.names}
         elif isinstance(node, ast.FunctionDef):

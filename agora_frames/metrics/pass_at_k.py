@@ -15,7 +15,9 @@ __all__ = ["chance_of_one", "pass_at_k"]
 
 
 @stage()
-def pass_at_k(df: pl.DataFrame, *, k: int = 1, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> pl.DataFrame:
+def pass_at_k(
+    df: pl.DataFrame, *, k: int = 1, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> pl.DataFrame:
     """One row for each benchmark: pass@k over its items, and an interval.
 
     Reads: as `summarise`; a sample passed when its `score` is 1.

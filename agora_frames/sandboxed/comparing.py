@@ -6,9 +6,9 @@ evalplus/eval/__init__.py lines 130-205 and evalplus/data/mbpp.py lines 49-160),
 
 from __future__ import annotations
 
-import copy
 import json
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,8 +61,8 @@ def agree(
 ) -> None:
     """Raises AssertionError at the first input for which the candidate gives something else than the reference.
 
-    reference: source that defines `entry_point`, and, if inputs may break the contract of the task, `__contract__`, which
-    raises where one does: it is left out. inputs, form: see `shaped`. atol: by how much numbers may differ.
+    reference: source that defines `entry_point`, and, if inputs may break the contract of the task, `__contract__`,
+    which raises where one does: it is left out. inputs, form: see `shaped`. atol: by how much numbers may differ.
     """
     scope: dict[str, Any] = {"__name__": "reference"}
     exec(compile(reference, "<reference>", "exec"), scope)
@@ -70,7 +70,7 @@ def agree(
     for args in shaped(inputs, form):
         if "__contract__" in scope and not _keeps(scope["__contract__"], args):
             continue
-        expected = scope[entry_point](*copy.deepcopy(args))
+        expected = scope[entry_point](*_copied(args))
         compared += 1
         given = candidate(*args)
         right, atol = _is_right(entry_point, args, given, expected, atol, scope)
@@ -80,9 +80,13 @@ def agree(
         raise RuntimeError(f"all inputs of {entry_point} break its contract: nothing was compared")
 
 
+def _copied(args: Sequence[Any]) -> Any:
+    return pickle.loads(pickle.dumps(args))  # of plain data, and faster than `deepcopy`
+
+
 def _keeps(contract: Callable[..., Any], args: Sequence[Any]) -> bool:
     try:
-        contract(*copy.deepcopy(args))
+        contract(*_copied(args))
         return True
     except Exception:
         return False
@@ -101,8 +105,8 @@ def _is_right(
             return False, atol
     if name in _NOT_NONE:
         return (given if isinstance(given, bool) else given is not None) == (expected is not None), atol
-    if (name == "are_equivalent" and isinstance(given, bool)) or (name == "sum_div" and _is_number(given) and given == 0):
-        return True, atol  # the task says too little: these answers are as good
+    if name == "are_equivalent" or (name == "sum_div" and _is_number(given) and given == 0):
+        return given is not None, atol  # the task says too little: these answers are as good
     if atol == 0 and _holds_floats(expected):
         atol = _LEAST
     if name == "surface_Area" and _is_number(given) and abs(given - _pyramid(*args)) <= atol:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from agora_frames.sandboxed.wire import DATA, receive, send
+from agora_frames.sandboxed.wire import DATA, kept, receive, send
 
 __all__ = ["Verdict", "examine", "free_names"]
 
@@ -57,8 +57,8 @@ class Remote:
 
 
 class _Pickler(pickle.Pickler):
-    def persistent_id(self, value: Any) -> int | None:
-        return object.__getattribute__(value, "_id") if type(value) is Remote else None
+    def reducer_override(self, value: Any) -> Any:
+        return (kept, (object.__getattribute__(value, "_id"),)) if type(value) is Remote else NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
@@ -67,16 +67,13 @@ class _Unpickler(pickle.Unpickler):
         self.line = line
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (kept.__module__, kept.__name__):
+            return functools.partial(Remote, self.line)
         kind = next((kind for kind in DATA if (kind.__module__, kind.__name__) == (module, name)), None)
         if kind is None:
             raise pickle.UnpicklingError(f"{module}.{name} is no data")
         # A pickle can set attributes of what it names: of the class itself, were it not for the `partial`.
         return kind if module == "builtins" else functools.partial(kind)
-
-    def persistent_load(self, pid: Any) -> Remote:
-        if type(pid) is not int:
-            raise pickle.UnpicklingError("no number")
-        return Remote(self.line, pid)
 
 
 class _Line:
@@ -144,7 +141,9 @@ def free_names(source: str) -> list[str]:
     """
     top = symtable.symtable(source, "<tests>", "exec")
     own = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-    used = [s.get_name() for t in _tables(top) for s in t.get_symbols() if s.is_referenced() and s.is_global() or t is top]
+    used = [
+        s.get_name() for t in _tables(top) for s in t.get_symbols() if (s.is_referenced() and s.is_global()) or t is top
+    ]
     return [name for name in dict.fromkeys(used) if name not in own and not hasattr(builtins, name)]
 
 

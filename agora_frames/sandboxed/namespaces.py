@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -60,10 +61,8 @@ def enter(paths: Sequence[str], proc: int) -> None:
         _write(f"self/{name}", text, proc)
     if not root:
         _build_root(paths)
-    try:
+    with contextlib.suppress(OSError):  # where /proc/sys is read-only; it takes nothing from the rest
         _write("sys/user/max_user_namespaces", "0", proc)  # nobody gets privileges back in a namespace inside
-    except OSError:
-        pass  # where /proc/sys is read-only; it takes nothing from the rest
 
 
 def _build_root(paths: Sequence[str]) -> None:
@@ -112,10 +111,8 @@ def _bring(path: str) -> None:
 def empty_work(file_mb: int) -> None:
     """An empty folder in memory in the place of the one before, whatever lies in that."""
     os.chdir("/")
-    try:
+    with contextlib.suppress(OSError):  # the first has none before it
         _umount(WORK)
-    except OSError:
-        pass  # the first has none before it
     _mount("tmpfs", WORK, "tmpfs", _NOSUID | _NODEV, f"mode=700,size={file_mb}m,nr_inodes=4096")
 
 

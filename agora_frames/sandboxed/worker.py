@@ -1,7 +1,7 @@
 """A process that forks for each program: one half of the fork runs the code, another the tests, and it watches both.
 
-It is started anew for a run, with nothing but Python's own modules, and talks with the host over its standard input and
-output. It reads neither the code nor the tests itself, so that what it leaves to a fork knows nothing of other programs.
+It is started anew for a run, with nothing but Python's own modules, and talks with the host over its standard input
+and output. It reads neither the code nor the tests itself, so that a fork of it knows nothing of other programs.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class _Settings:
 
     isolated: bool
     timeout_s: float
+    wall_s: float
     memory_mb: int
     file_mb: int
     output_kb: int
@@ -137,7 +138,7 @@ def _run(settings: _Settings, code_size: int, tests_size: int) -> dict[str, Any]
     os.close(verdict_out)
     watched = _Watched(settings.output_kb)
     ended = _watch(settings, watched, output_in, verdict_in)
-    status, message = ended or _said(watched.verdict, candidate)
+    status, message = ended or _said(watched.verdict, candidate, examiner)
     _end_all(settings)
     while watched.hear(output_in, verdict_in) and select.select([output_in], [], [], 0)[0]:
         pass  # the last of its output
@@ -154,7 +155,7 @@ def _folder(settings: _Settings) -> str:
         namespaces.fresh_ipc()
         namespaces.empty_work(settings.file_mb)
         return namespaces.WORK
-    folder = tempfile.mkdtemp(prefix="sandbox-")
+    folder = tempfile.mkdtemp(prefix="sandbox-", dir="/tmp")
     if os.getuid() == 0:
         os.chown(folder, namespaces.NOBODY, namespaces.NOBODY)
     return folder
@@ -167,7 +168,6 @@ def _be_candidate(settings: _Settings, folder: str, channel: int, output: int, s
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.write(3, b"r")  # the tests, which come next, are for the other half to read
         os.chdir(folder)
-        os.environ.update(HOME=folder, TMPDIR=folder)
         _confine(settings, settings.processes)
         sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=8192, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
@@ -235,12 +235,12 @@ def _tasks_of_user() -> int:
 
 def _watch(settings: _Settings, watched: _Watched, output: int, verdict: int) -> tuple[str, str] | None:
     """Listens until the verdict is there; or says why that was not waited for."""
-    deadline = time.monotonic() + settings.timeout_s
+    deadline = time.monotonic() + settings.wall_s
     waiting = [output, verdict]
     while verdict in waiting:
         left = deadline - time.monotonic()
         if left <= 0:
-            return "timeout", f"it took more than {settings.timeout_s:g} s"
+            return "timeout", f"it was not done after {settings.wall_s:g} s"
         ready = select.select(waiting, [], [], min(left, _POLL_S))[0]
         waiting = [fd for fd in waiting if fd not in ready or watched.hear(fd, verdict)]
         if watched.printed > _most_printed(settings):
@@ -255,24 +255,26 @@ def _most_printed(settings: _Settings) -> int:
     return max(16 << 20, settings.output_kb << 11)
 
 
-def _said(verdict: bytes, candidate: int) -> tuple[str, str]:
+def _said(verdict: bytes, candidate: int, examiner: int) -> tuple[str, str]:
     """The verdict, made out of what the examiner and the kernel say."""
     try:
         status, message = json.loads(verdict)
     except ValueError:
+        if _how_it_ended(examiner) == "SIGXCPU":
+            return "timeout", "the tests took more CPU time than they may"
         return "lost", "the process that runs the tests was ended before they were done"
     if status != "exited" or message:
         return status, message
     how = _how_it_ended(candidate)
     if how == "SIGXCPU":
-        return "timeout", "it took more CPU time than it may"
+        return "timeout", "the code took more CPU time than it may"
     return "exited", f"the code ended its process before the tests were done{how and f' ({how})'}"
 
 
-def _how_it_ended(candidate: int) -> str:
-    """Of a candidate that has ended by itself: how."""
+def _how_it_ended(pid: int) -> str:
+    """Of a process that has ended by itself: how."""
     for _ in range(50):
-        done, status = os.waitpid(candidate, os.WNOHANG)
+        done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
             return f"exit {code}" if code >= 0 else signal.Signals(-code).name

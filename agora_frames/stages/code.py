@@ -38,7 +38,8 @@ def extract_code(
     code, and where the text is null and `{column}_error` says why).
     Rows: the same, in the same order. How it is found: see `python_in`.
 
-    >>> df = pl.DataFrame({"completion": ["Sure:\\n```python\\ndef one():\\n    return 1\\n```"], "entry_point": ["one"]})
+    >>> reply = "Sure:\\n```python\\ndef one():\\n    return 1\\n```"
+    >>> df = pl.DataFrame({"completion": [reply], "entry_point": ["one"]})
     >>> extract_code(df)["code"].to_list()
     ['def one():\\n    return 1']
     """
@@ -61,10 +62,10 @@ def extract_code(
 
 
 @stage(rowwise=True)
-def grade_code(df: pl.DataFrame, *, runner: Runner) -> pl.DataFrame:
+def grade_code(df: pl.DataFrame, *, code: str = "code", tests: str = "tests", runner: Runner) -> pl.DataFrame:
     """Runs the code of each row against its tests.
 
-    Reads: `code`, `tests` (String), and `names` (List(String)), if there.
+    Reads: `code`, `tests` (columns of String), and `names` (List(String)), if there.
     Adds: `score` (Float64: 1 where the tests passed, 0 where they did not; null where there is no code, or its run was
     lost), `score_error` (ERROR, kind `lost`; null elsewhere), `run_status`, `run_message`, `run_output` (String) and
     `run_s` (Float64, seconds), as `sandbox.run_python` says; null where there is no code.
@@ -74,13 +75,16 @@ def grade_code(df: pl.DataFrame, *, runner: Runner) -> pl.DataFrame:
     """
     if not isinstance(runner, Runner):
         raise BindError(f"grade_code(runner={runner!r}) runs nothing: write runner=sandbox(allow_unsafe_code=True).")
-    require(df, "code", "tests", stage="grade_code", dtype=pl.String())
+    require(df, code, tests, stage="grade_code", dtype=pl.String())
     names = df["names"] if "names" in df.columns else pl.Series("names", [None] * df.height)
-    programs = df.select(pl.col("code", "tests").cast(pl.String)).with_columns(names.cast(pl.List(pl.String)))
+    programs = df.select(pl.col(code).cast(pl.String).alias("code"), pl.col(tests).cast(pl.String).alias("tests"))
+    programs = programs.with_columns(names.cast(pl.List(pl.String)))
     there = programs["code"].is_not_null()
     ran = runner(programs.filter(there)) if there.any() else OUTCOMES.to_frame()
     if not isinstance(ran, pl.DataFrame) or ran.height != there.sum() or not set(OUTCOMES) <= set(ran.columns):
-        raise BindError(f"{runner!r} must give {listed(OUTCOMES)} for each of {there.sum()} programs, and gave {ran!r}.")
+        raise BindError(
+            f"{runner!r} must give {listed(OUTCOMES)} for each of {there.sum()} programs, and gave {ran!r}."
+        )
     places = pl.select(pl.when(there).then(there.cast(pl.UInt32).cum_sum() - 1)).to_series()
     outcomes = ran.select(pl.col(name).cast(dtype) for name, dtype in OUTCOMES.items())[places]
     status = outcomes["status"]
@@ -168,7 +172,8 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
 
 def _defines(code: str, name: str) -> bool:
     """Whether a line of its own defines the name: also in code that is cut off, or is no Python."""
-    return re.search(rf"^(?:async def|def|class) +{re.escape(name)}\b|^{re.escape(name)} *(?::[^=\n]*)?=", code, re.M) is not None
+    own = re.escape(name)
+    return re.search(rf"^(?:(?:async def|def|class) +{own}\b|{own} *(?::[^=\n]*)?=)", code, re.MULTILINE) is not None
 
 
 def _without_prose(text: str) -> str:
@@ -183,11 +188,11 @@ def _without_prose(text: str) -> str:
 
 
 def _continued(stub: str, body: str) -> str:
-    """The stub with a body, whose first line may have lost its indentation on the way."""
-    shown = re.search(r"^([ \t]+)\S[^\n]*\s*\Z", stub, re.M)
+    """The stub with a body, which may have lost the indentation of all or of its first line."""
+    shown = re.search(r"^([ \t]+)\S[^\n]*\s*\Z", stub, re.MULTILINE)
     indent = shown[1] if shown else "    "
     stub = stub if stub.endswith("\n") else f"{stub}\n"
-    bodies = [_cut(body), _cut(indent + body.lstrip()), textwrap.indent(textwrap.dedent(body), indent)]
+    bodies = [_cut(body), textwrap.indent(textwrap.dedent(body), indent), _cut(indent + body.lstrip())]
     tried = [stub + each for each in bodies if each.strip()]
     return next((code for code in tried if _parsed(code)), tried[0] if tried else stub)
 
