@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,6 @@ def answers(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 def says(token: str, other: str, p: float) -> dict[str, Any]:
     """One token with probability p, and the other one with the rest; the reply is cut off after it."""
-    import math
-
     seen = [{"token": token, "logprob": math.log(p)}, {"token": other, "logprob": math.log1p(-p)}]
     return failing("truncated", text=token, finish_reason="length", logprobs=[{**seen[0], "top": seen}])
 
@@ -182,6 +181,12 @@ def test_the_length_controlled_win_rate_is_a_metric_of_its_own(items: pl.DataFra
     told = report(evaluate(bench, backend=model, items=few), benchmark=bench, items=few)
     assert told["metric"].to_list() == ["win_rate", "lc_win_rate_mle"]
     assert told["interval"].to_list() == ["bootstrap", "bootstrap"]
+    gamed = pl.DataFrame({"share": [0.4, 0.6], "length": [0.5, -0.5], "difficulty": [0.0, 1.0], "model": [0.0, 0.0]})
+    official = alpaca_eval(difficulty=difficulty, gamed=gamed, judge_backend=af.scripted(judge))
+    told = report(evaluate(official, backend=model, items=few), benchmark=official, items=few)
+    assert told["metric"].to_list() == ["win_rate", "lc_win_rate"]
+    assert told["interval"].to_list() == ["bootstrap", None]
+    assert 0 < told["score"][1] < 100
     with pytest.raises(BindError, match="give difficulty"):
         alpaca_eval(gamed=pl.DataFrame(), judge_backend=MODEL)
 
