@@ -27,9 +27,11 @@ import agora_frames as af
 import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
+from agora_frames.bench.alpaca_eval import scores_of_annotations
 from agora_frames.bench.benchmark import name_items, settle_scores
 from agora_frames.bench.hendrycks_math import grade_math
 from agora_frames.bench.math_runner import MathRunner
+from agora_frames.bench.pairwise import score_verdicts, win_rates
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
@@ -246,6 +248,11 @@ CASES |= {
     "judge_again": Case(judge_again, PAIRS, prepared=judge_pairs(**PAIRS)),
     "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
     "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
+    "score_verdicts": Case(score_verdicts, {"answer": "text"}, prepared=judge_pairs(**PAIRS)),
+    "win_rates": Case(win_rates, keeps_columns=False, prepared=as_scores),
+    "scores_of_annotations": Case(
+        scores_of_annotations, prepared=lambda df: df.with_columns(preference=1 + pl.col("position") % 2)
+    ),
     "judge_drift": Case(
         judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
     ),

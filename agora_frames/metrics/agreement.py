@@ -76,11 +76,12 @@ def judge_drift(df: pl.DataFrame, *, column: str = "judgement", again: str = "ju
 
     Reads: `column` and `again` (numbers; null where a judge gave none), and, if they are there, `{…}_judge` and
     `{…}_call` of both.
-    Gives one row (none of an empty frame): `n`; `n_both` (rows judged both times; all that follows is of these, and null without any);
-    `n_same_call` (of them, those in which both were read from one call: at temperature 0 equal requests are one call,
-    and say nothing of drift); `exact_agreement` (share, 0 to 1); `mean_absolute_difference` and `mean_difference`
-    (again minus column); Cohen's `kappa`, and `kappa_quadratic` with quadratic weights (null for grades that are no
-    whole numbers, and where all are the same grade); `judge`, `judge_again` (fingerprints; null for several).
+    Gives one row (none of an empty frame): `n`; `n_both` (rows judged both times; all that follows is of these, and
+    null without any); `n_same_call` (of them, those in which both were read from one call: at temperature 0 equal
+    requests are one call, and say nothing of drift); `exact_agreement` (share, 0 to 1); `mean_absolute_difference` and
+    `mean_difference` (again minus column); Cohen's `kappa`, and `kappa_quadratic` with quadratic weights (null for
+    grades that are no whole numbers, and where all are the same grade); `judge`, `judge_again` (fingerprints; null for
+    several).
     Raises: MissingExtraError without scikit-learn; FrameError when a column is missing or is not of numbers.
     Source of kappa: Cohen 1960 and 1968, as scikit-learn's `cohen_kappa_score`.
 
@@ -116,7 +117,8 @@ def swap_consistency(df: pl.DataFrame, *, column: str = "preference", by: Sequen
     """How far a judge says the same of two answers when they change places.
 
     Reads: `by`, `column`, `{column}_swapped` and `{column}_judge`, as `judge_pairs(order="both")` adds them.
-    Gives one row (none of an empty frame): `n` (pairs), `n_both` (judged in both orders; all that follows is of these, and null without any),
+    Gives one row (none of an empty frame): `n` (pairs), `n_both` (judged in both orders; all that follows is of these,
+    and null without any),
     `consistent` (share of pairs with the same winner, or a tie, both times), `reversed` (share whose winner is another;
     the rest is a win that becomes a tie), `first_shown` (how far the answer shown first is preferred on average, 0 to
     1; 0.5 is fair), `mean_absolute_difference` of the two preferences, `judge` (the fingerprint; null for several).

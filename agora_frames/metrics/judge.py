@@ -35,7 +35,7 @@ _RUBRICS = Path(__file__).parent / "rubrics"
 _DOMAINS = ("math", "code", "general")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judge:
     """How a judge is asked and read: all of it but the model.
 
@@ -60,6 +60,9 @@ class Judge:
         given = {name: value for name, value in self.sampling.items() if value is not None}
         given |= {name: float(given[name]) for name in ("temperature", "top_p") if name in given}
         return prompt, self.parser, self.rubric, sorted(given.items()), self.follow_up
+
+    def __repr__(self) -> str:
+        return f"Judge({self.name!r}, parser={self.parser!r}, sampling={dict(self.sampling)!r})"
 
 
 def judge_fingerprint(judge: Judge, *, backend: Backend) -> str:
