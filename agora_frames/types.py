@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import polars as pl
 
-__all__ = ["Backend", "BoundedObserver", "Desk", "DeskBackend", "Message", "Observer", "Parser", "Reply", "Step"]
+__all__ = [
+    "Backend",
+    "BoundedObserver",
+    "Desk",
+    "DeskBackend",
+    "Embedder",
+    "Message",
+    "Observer",
+    "Parser",
+    "Reply",
+    "Scorer",
+    "Step",
+]
 
 
 class Message(TypedDict):
@@ -95,6 +107,33 @@ class BoundedObserver(Protocol):
     def end(self) -> None:
         """No more rows will come: all are done, or the stage was interrupted or raised."""
         ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts in, a vector for each out, all of one length; an embedding model lives here."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, without secrets: vectors of two names are never compared."""
+        ...
+
+    def __call__(self, texts: Sequence[str], /) -> Sequence[Sequence[float]]: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Instructions and their responses in, a score for each pair out; a reward model lives here.
+
+    None stands for a pair that is too long for the model.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model's name: scores of two models are never compared."""
+        ...
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[float | None]: ...
 
 
 class Step(TypedDict):
