@@ -44,7 +44,7 @@ OWNERS = {
     "IPython": ("progress",),
     "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
-    "openai": ("backends.transport", "backends.openai_batch"),
+    "openai": ("backends.transport", "backends.openai_batch", "backends.embedders"),
     "orjson": (
         *("stages.requests", "metrics.*", "formats", "io", "store", "ledger", "ledger.*", "scale", "sandbox"),
         *("plan", "against", "backends.*", "bench.*", "report", "run"),
@@ -54,6 +54,7 @@ OWNERS = {
     "ray": ("scale",),
     "rich": ("progress", "display", "run", "cli_ledger", "cli_pgr", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
+    "sentence_transformers": ("backends.embedders",),
     "statsmodels": ("bench.*", "report"),
     "torch": ("metrics.*", "backends.vllm_engine"),
     "transformers": ("metrics.*", "backends.vllm_engine"),
@@ -76,7 +77,11 @@ HEAVY = (
     "pyreqwest",
     "ray",
     "rich",
+    "sentence_transformers",
+    "sklearn",
+    "statsmodels",
     "torch",
+    "transformers",
     "vllm",
     "xllamacpp",
 )
