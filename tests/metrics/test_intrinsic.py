@@ -88,7 +88,7 @@ def test_each_metric_is_the_mean_of_the_rows_that_have_it() -> None:
     x = only(found, set="x")
     assert (x["rows"], x["response_quality_judge"], x["n_response_quality_judge"]) == (3, 5, 1)
     assert (x["response_quality_reward"], x["n_response_quality_reward"]) == ((6 + 10) / 2, 2)
-    assert x["n_instruction_difficulty_judge"] == 4
+    assert x["n_instruction_difficulty_judge"] == 3
     assert only(found, set="y")["response_quality_judge"] == 2
     assert only(found, set="y")["instruction_diversity_cdist"] is None  # of one vector
     vectors = [[2, 0, 0], [0, 1, 0], [1, 0, 1]]
