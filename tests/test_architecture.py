@@ -66,7 +66,7 @@ OWNERS = {
     "multiprocessing": ("sandbox", "scale"),
     "pickle": ("stage",),
     "socket": ("backends.*", "sandbox"),
-    "subprocess": ("sandbox", "backends.*"),
+    "subprocess": ("sandbox", "backends.*", "bench.math_runner"),
 }
 HEAVY = (
     "genai_prices",

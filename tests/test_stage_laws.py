@@ -27,12 +27,19 @@ import agora_frames as af
 import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
+from agora_frames.bench.benchmark import name_items, settle_scores
+from agora_frames.bench.hendrycks_math import grade_math
+from agora_frames.bench.math_runner import MathRunner
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.hashing import seed_of
+from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.judge import difficulty, judge_column, quality
+from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
+from agora_frames.stages.grade import grade_equal
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
@@ -96,16 +103,30 @@ class Case(NamedTuple):
     params: Mapping[str, Any] | Callable[[pl.DataFrame], Mapping[str, Any]] = MappingProxyType({})
     without: tuple[str, ...] = ()  # columns that the frame must lack for the stage to do its work
     keeps_columns: bool = True
+    prepared: Callable[[pl.DataFrame], pl.DataFrame] = lambda df: df  # what the stage reads beside the common columns
 
     def bound(self, df: pl.DataFrame) -> Stage:
         return self.stage(**(self.params(df) if callable(self.params) else self.params))  # type: ignore[no-any-return]
 
     def frame(self, df: pl.DataFrame) -> pl.DataFrame:
-        return df.drop(self.without)
+        return self.prepared(df.drop(self.without))
 
 
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
+
+
+def as_scores(df: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a benchmark: some right, some wrong, some lost."""
+    told = pl.when(pl.col("earlier_error").is_null()).then((pl.col("position") % 2).cast(pl.Float64))
+    return df.with_columns(
+        pl.lit("b").alias("benchmark"),
+        pl.col("row_id").alias("item_id"),
+        pl.lit(0, dtype=pl.Int64).alias("sample"),
+        told.alias("score"),
+        pl.col("earlier_error").alias("score_error"),
+        pl.lit(1.0).alias("weight"),
+    )
 
 
 CASES: dict[str, Case] = {
@@ -132,11 +153,34 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
+    "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
+    "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
+    "summarise, by labels": Case(
+        summarise, {"by": ("benchmark", "valid"), "interval": "bootstrap", "resamples": 50}, (), False, as_scores
+    ),
+    "name_items": Case(name_items, {"benchmark": "b"}, prepared=lambda df: df.rename({"row_id": "item_id"})),
+    "settle_scores": Case(settle_scores, prepared=lambda df: as_scores(df).drop("score_error", "sample", "weight")),
+    "settle_scores, given": Case(settle_scores, {"wrong": ("truncated",)}, prepared=as_scores),
+    "grade_math": Case(grade_math, {"answer": "text", "reference": "prompt", "runner": MathRunner(10, 1, 2_000)}),
     "judge_column": Case(
         judge_column, {"judge": quality("math"), "instruction": "text", "response": "prompt", "backend": GRADE}
     ),
     "judge_column, of instructions": Case(
         judge_column, {"judge": difficulty("code"), "instruction": "text", "into": "hard", "backend": GRADE}
+    ),
+}
+PAIRS = {"judge": comparison("code"), "instruction": "text", "first": "text", "second": "prompt", "backend": GRADE}
+GAMES = judge_pairs(**PAIRS, order="both", equal_is_tie=False)
+GRADED = judge_column(judge=quality("math"), instruction="text", response="prompt", backend=GRADE)
+CASES |= {
+    "judge_pairs": Case(judge_pairs, {**PAIRS, "equal_is_tie": False}),
+    "judge_pairs, both orders": Case(judge_pairs, {**PAIRS, "order": "both", "into": "better"}),
+    "judge_again": Case(judge_again, PAIRS, prepared=judge_pairs(**PAIRS)),
+    "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
+    "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
+    "judge_drift": Case(
+        judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
     ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

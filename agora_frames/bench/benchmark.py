@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import polars as pl
@@ -23,6 +24,9 @@ from agora_frames.stages.rows import with_row_ids
 from agora_frames.types import Backend, Message, Observer
 
 __all__ = [
+    "DECODING",
+    "MATH_DECODING",
+    "PROMPTS",
     "UNREAD",
     "Benchmark",
     "Prompt",
@@ -41,6 +45,15 @@ Shots: TypeAlias = Literal["zero", "few"]
 # What a model did with a whole, paid reply: these count as wrong unless a benchmark says otherwise. A call that never
 # came to a reply (`rate_limited`, `timeout`, `context_too_long`, …) says nothing of the model: its item has no score.
 UNREAD = (UNPARSED, *SETTLED)
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+# How AgoraBench decodes (arXiv 2412.03679v2, table 6): temperature 0.2 for mathematics, 0 for all else.
+# `repetition_penalty` is the name that vLLM knows; an endpoint that refuses it is asked without: {"extra": None}.
+DECODING: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 0.0, "top_p": 0.95, "max_tokens": 1024, "extra": {"repetition_penalty": 1.03}}
+)
+MATH_DECODING: Mapping[str, Any] = MappingProxyType({**DECODING, "temperature": 0.2})
 
 
 @dataclass(frozen=True)

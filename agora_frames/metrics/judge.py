@@ -25,6 +25,7 @@ __all__ = [
     "difficulty",
     "judge_column",
     "judge_fingerprint",
+    "packaged",
     "quality",
     "rated",
     "settled",
@@ -115,7 +116,7 @@ def quality(domain: Literal["math", "code", "general"] = "general") -> Judge:
 
     Source: see metrics/rubrics/README.md; the wording is our own.
     """
-    return _packaged("quality", domain)
+    return packaged("quality", domain)
 
 
 def difficulty(domain: Literal["math", "code", "general"] = "general") -> Judge:
@@ -123,14 +124,18 @@ def difficulty(domain: Literal["math", "code", "general"] = "general") -> Judge:
 
     Source: see metrics/rubrics/README.md; the wording is our own.
     """
-    return _packaged("difficulty", domain)
+    return packaged("difficulty", domain)
 
 
-def _packaged(what: str, domain: str) -> Judge:
+def packaged(
+    what: str, domain: str, *, rubric: str | None = None, parser: Parser | None = None, follow_up: str | None = None
+) -> Judge:
+    """The judge with the packaged prompt of `what`, and the criteria of a domain for `rubric` (`what` itself)."""
     if domain not in _DOMAINS:
         raise BindError(f"{what}({domain!r}): there are rubrics for {listed(_DOMAINS)}. For another, make a Judge(…).")
-    rubric = (_RUBRICS / what / f"{domain}.jinja").read_text(encoding="utf-8").strip()
-    return Judge(f"{what}/{domain}", template_file(_RUBRICS / what / "prompt.jinja"), rated(1, 5), rubric)
+    criteria = (_RUBRICS / (rubric or what) / f"{domain}.jinja").read_text(encoding="utf-8").strip()
+    prompt = template_file(_RUBRICS / what / "prompt.jinja")
+    return Judge(f"{what}/{domain}", prompt, parser or rated(1, 5), criteria, follow_up=follow_up)
 
 
 @stage(rowwise=True)
@@ -182,10 +187,11 @@ def ask_judge(
     seed: int | None,
     backend: Backend,
     observer: Observer | None = None,
+    unless: pl.Expr | None = None,
 ) -> pl.DataFrame:
     """The rows with `{into}_prompt` and the judge's reply to it, `{into}_text`, each with its error; no verdict yet.
 
-    shown: what the prompt reads that is no column of `df` by that name.
+    shown: what the prompt reads that is no column of `df` by that name. unless: rows that need no judge are not asked.
     """
     if not isinstance(judge, Judge):
         raise BindError(f"judge={judge!r:.80} is no judge: write judge=quality('math'), or make a Judge(…).")
@@ -193,6 +199,11 @@ def ask_judge(
     prompts = render_prompts(seen, template=judge.prompt, into=f"{into}_prompt")
     df = df.drop(f"{into}_text_parse_error", strict=False)  # of an earlier judge
     df = df.with_columns(prompts.select(f"{into}_prompt", f"{into}_prompt_error"))
+    if unless is not None:
+        why = pl.lit({"kind": "no_judge", "message": "this row needs none"}, dtype=ERROR)
+        prompt, error = pl.col(f"{into}_prompt"), pl.col(f"{into}_prompt_error")
+        needed = ~unless.fill_null(False)
+        df = df.with_columns(pl.when(needed).then(prompt), pl.when(needed).then(error).otherwise(why))
     done = generate_column(
         df,
         column=f"{into}_prompt",
