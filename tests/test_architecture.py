@@ -30,7 +30,19 @@ LAYERS = {
     ),
     "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli_pgr", "cli", "__init__"),
+    "7": (
+        "discover",
+        "meter",
+        "progress",
+        "display",
+        "run",
+        "cli_backend",
+        "cli_bench",
+        "cli_ledger",
+        "cli_pgr",
+        "cli",
+        "__init__",
+    ),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -52,7 +64,7 @@ OWNERS = {
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli_pgr", "cli"),
+    "rich": ("progress", "display", "run", "cli_bench", "cli_ledger", "cli_pgr", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "sentence_transformers": ("backends.embedders",),
     "statsmodels": ("bench.*", "report"),
