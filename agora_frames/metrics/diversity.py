@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -74,9 +74,9 @@ def cosine_diversity(df: pl.DataFrame, *, column: str = "embedding", by: Sequenc
     """The mean cosine distance over all pairs of vectors: 0 when all point the same way, about 1 when unrelated.
 
     Reads: `column` (a list or array of numbers) and `by`. Gives a new frame, a row for each group in the order in
-    which they come (one row without `by`): `by`, `n` (Int64: vectors that count), `n_without` (Int64: rows without
-    a vector, or with one of length zero, which has no direction), `cosine_distance` (Float64; null with fewer than
-    two vectors). Equal vectors count as pairs of distance 0.
+    which they come (one without `by`, none of no rows): `by`, `n` (Int64: vectors that count), `n_without` (Int64: rows
+    without a vector, or with one of length zero, which has no direction), `cosine_distance` (Float64; null with fewer
+    than two vectors). Equal vectors count as pairs of distance 0.
     It is exact, and takes O(n * d): the sum of all pairs' cosines is the squared length of the sum of the unit
     vectors, less those of the vectors with themselves.
     Raises: FrameError for vectors of several lengths, or with values that are not finite.
@@ -90,9 +90,16 @@ def cosine_diversity(df: pl.DataFrame, *, column: str = "embedding", by: Sequenc
     vectors = _as_lists(df[column])
     rows = df.select(*by, vectors.alias("vector"))
     schema: dict[str, Any] = {"n": pl.Int64, "n_without": pl.Int64, "cosine_distance": pl.Float64}
-    groups = rows.group_by(by, maintain_order=True) if by else [((), rows)]
-    made = [(*key, *_distance(part["vector"])) for key, part in groups]
+    made = [(*key, *_distance(part["vector"])) for key, part in _groups(rows, by)]
     return pl.DataFrame(made, schema={**{name: df.schema[name] for name in by}, **schema}, orient="row")
+
+
+def _groups(rows: pl.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
+    """The rows of each data set; without names they are of one, if there are any."""
+    if by:
+        yield from rows.group_by(by, maintain_order=True)
+    elif rows.height:
+        yield (), rows
 
 
 def _as_lists(vectors: pl.Series) -> pl.Series:
@@ -136,8 +143,8 @@ def vocabulary_diversity(df: pl.DataFrame, *, column: str, by: Sequence[str] = (
     """What words tell of diversity, without any model.
 
     Reads: `column` (String; nulls are left out) and `by`. Gives a new frame, a row for each group in the order in
-    which they come (one row without `by`): `by`, `n` (Int64: texts), `words` (Int64: lower-cased, signs of punctuation
-    count as words), and (Float64, null where there is nothing to divide by)
+    which they come (one without `by`, none of no rows): `by`, `n` (Int64: texts), `words` (Int64: lower-cased, signs of
+    punctuation count as words), and (Float64, null where there is nothing to divide by)
     `distinct_1`, `distinct_2`: different words and pairs of words, over all of them: higher is more diverse;
     `compression_ratio`: bytes of all texts over the bytes that gzip makes of them: higher is more repetitive;
     `self_overlap`: the mean share of a text's different runs of 4 words that also stand in another text; lower is more
@@ -151,8 +158,7 @@ def vocabulary_diversity(df: pl.DataFrame, *, column: str, by: Sequence[str] = (
     require(df, column, *by, stage="vocabulary_diversity", dtype=None)
     require(df, column, stage="vocabulary_diversity", dtype=pl.String())
     rows = df.select(*by, pl.col(column).cast(pl.String).alias("text"))
-    groups = rows.group_by(by, maintain_order=True) if by else [((), rows)]
-    made = [(*key, *_vocabulary(part["text"].drop_nulls())) for key, part in groups]
+    made = [(*key, *_vocabulary(part["text"].drop_nulls())) for key, part in _groups(rows, by)]
     return pl.DataFrame(made, schema={**{name: df.schema[name] for name in by}, **_VOCABULARY}, orient="row")
 
 
