@@ -26,7 +26,7 @@ P = ParamSpec("P")
 Function = Callable[..., pl.DataFrame]
 
 # Parameters that reach outside of the frame. A stage without one is deterministic and touches nothing.
-EFFECTS = ("backend", "embedder", "runner", "store", "ledger", "observer")
+EFFECTS = ("backend", "embedder", "scorer", "runner", "store", "ledger", "observer")
 # Parameters that are told what happens, and change nothing in the frame.
 _WATCHERS = ("observer", "on_step")
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -137,6 +137,33 @@ class BoundedObserver(Protocol):
         ...
 
 
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts in, a vector for each out, all of one length; an embedding model lives here."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, without secrets: vectors of two names are never compared."""
+        ...
+
+    def __call__(self, texts: Sequence[str], /) -> Sequence[Sequence[float]]: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Instructions and their responses in, a score for each pair out; a reward model lives here.
+
+    None stands for a pair that is too long for the model.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model's name: scores of two models are never compared."""
+        ...
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], /) -> Sequence[float | None]: ...
+
+
 class Step(TypedDict):
     """What `traced` tells of one step that has run."""
 

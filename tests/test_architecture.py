@@ -47,7 +47,7 @@ OWNERS = {
     "referencing": ("stages.structured",),
     "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
-    "openai": ("backends.transport", "backends.openai_batch"),
+    "openai": ("backends.transport", "backends.openai_batch", "backends.embedders"),
     "orjson": (
         *("stages.requests", "metrics.*", "formats", "io", "store", "ledger", "ledger.*", "scale", "sandbox"),
         *("plan", "against", "backends.*", "bench.*", "report", "run"),
@@ -58,6 +58,7 @@ OWNERS = {
     "rensa": ("stages.dedup",),
     "rich": ("progress", "display", "run", "cli_*", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
+    "sentence_transformers": ("backends.embedders",),
     "statsmodels": ("bench.*", "report"),
     "tokenizers": ("stages.tokens",),
     "torch": ("metrics.*", "backends.vllm_worker"),
@@ -84,7 +85,11 @@ HEAVY = (
     "rensa",
     "rich",
     "tokenizers",
+    "sentence_transformers",
+    "sklearn",
+    "statsmodels",
     "torch",
+    "transformers",
     "vllm",
     "xllamacpp",
 )

@@ -10,7 +10,7 @@ import pkgutil
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,10 +35,15 @@ from agora_frames.bench.pairwise import score_verdicts, win_rates
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
+from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocabulary_diversity
+from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.metrics.scores import item_scores, summarise
+from agora_frames.metrics.reward import reward_column
+from agora_frames.metrics.scores import item_scores, summarise
+from agora_frames.pgr import pgr
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
 from agora_frames.stages.code import extract_code, grade_code
@@ -177,6 +182,44 @@ def as_scores(df: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def as_labelled(df: pl.DataFrame) -> pl.DataFrame:
+    """Scores of a base model, of two generators' students and of a reference."""
+    role, generator = pl.col("position") % 4, pl.lit(None, dtype=pl.String)
+    roles = pl.Series(["base", "student", "student", "reference"])
+    scored = as_scores(df).with_columns(benchmark=pl.lit("gsm8k"), item_id=(pl.col("position") // 4).cast(pl.String))
+    return scored.with_columns(
+        role=roles.gather(df["position"] % 4),
+        generator=pl.when(role == 1).then(pl.lit("g")).when(role == 2).then(pl.lit("h")).otherwise(generator),
+    )
+
+
+def as_vectors(df: pl.DataFrame) -> pl.DataFrame:
+    """Vectors of two numbers; some rows have none, some point nowhere."""
+    vector = pl.concat_list(pl.col("text").str.len_chars().cast(pl.Float64), (pl.col("position") % 3).cast(pl.Float64))
+    return df.with_columns(embedding=pl.when(pl.col("text").is_not_null()).then(vector))
+
+
+def as_instances(df: pl.DataFrame) -> pl.DataFrame:
+    domain = pl.when(pl.col("position") % 2 == 0).then(pl.lit("math")).otherwise(pl.lit("instruction_following"))
+    return df.with_columns(domain=domain, instruction="text", response="prompt")
+
+
+class Lengths:
+    """An embedder and a scorer that look at lengths only; what is very long is too long."""
+
+    name = "lengths"
+
+    def __call__(self, given: Sequence[Any], /) -> list[Any]:
+        return [[float(len(text)), 1.0] for text in given]
+
+
+class Longer:
+    name = "longer"
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], /) -> list[float | None]:
+        return [None if len(response) > 15 else float(len(response)) for _, response in pairs]
+
+
 CASES: dict[str, Case] = {
     "with_row_ids": Case(with_row_ids, without=("row_id",)),
     "with_row_ids, given": Case(with_row_ids),
@@ -262,6 +305,17 @@ CASES |= {
         af.until_rows,
         {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},
         keeps_columns=False,
+    "pgr": Case(pgr, {"resamples": 20}, keeps_columns=False, prepared=as_labelled),
+    "pgr, of the mean": Case(
+        pgr, {"combine": "pgr_of_mean", "resamples": 0}, keeps_columns=False, prepared=as_labelled
+    ),
+    "embed_column": Case(embed_column, {"column": "text", "embedder": Lengths()}),
+    "cosine_diversity": Case(cosine_diversity, keeps_columns=False, prepared=as_vectors, without=("note",)),
+    "vocabulary_diversity": Case(vocabulary_diversity, {"column": "text", "by": ["valid"]}, keeps_columns=False),
+    "reward_column": Case(reward_column, {"instruction": "text", "response": "prompt", "scorer": Longer()}),
+    "intrinsic": Case(intrinsic, {"by": ["valid"]}, keeps_columns=False, prepared=as_instances),
+    "intrinsic_rows": Case(
+        intrinsic_rows, {"backend": GRADE, "embedder": Lengths(), "scorer": Longer()}, prepared=as_instances
     ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
