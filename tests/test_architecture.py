@@ -26,11 +26,11 @@ LAYERS = {
     "4a": ("stages", "stages.*", "metrics", "metrics.*", "pgr"),
     "4b": (
         *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),
-        *("backends", "backends.*", "plan", "against"),
+        *("backends", "backends.*", "plan", "against", "card", "export", "hub"),
     ),
-    "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
+    "5": ("schemas.*", "schemas", "bench.*", "bench", "report", "tokenizer", "importing"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli", "__init__"),
+    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli_data", "cli", "__init__"),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -41,6 +41,7 @@ OWNERS = {
     "fsspec": ("io", "store", "ledger", "ledger.*"),
     "genai_prices": ("prices",),
     "httpx2": ("backends.transport",),
+    "huggingface_hub": ("hub",),
     "IPython": ("progress",),
     "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
@@ -53,7 +54,7 @@ OWNERS = {
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
     "rensa": ("stages.dedup",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli"),
+    "rich": ("progress", "display", "run", "cli_ledger", "cli_data", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "statsmodels": ("bench.*", "report"),
     "tokenizers": ("stages.tokens",),
@@ -72,6 +73,7 @@ OWNERS = {
 HEAVY = (
     "genai_prices",
     "httpx2",
+    "huggingface_hub",
     "IPython",
     "openai",
     "pandera",
@@ -84,7 +86,7 @@ HEAVY = (
     "vllm",
     "xllamacpp",
 )
-READS_ENVIRONMENT = ("backends", "backends.*", "cli")
+READS_ENVIRONMENT = ("backends", "backends.*", "cli", "cli_data")
 MAY_INHERIT = ("errors", "schemas.*")  # errors make one tree; a schema has the columns of another, and more
 
 # Calls that read or write something, when a module makes them while it is imported.
