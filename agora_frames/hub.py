@@ -19,8 +19,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def hub_file(repo: str, file: str, *, revision: str, endpoint: str | None = None) -> Path:
-    """A file of a model on the hub, downloaded once and kept in the cache of `huggingface_hub`.
+def hub_file(
+    repo: str, file: str, *, revision: str, endpoint: str | None = None, cache: str | Path | None = None
+) -> Path:
+    """A file of a model on the hub, downloaded once and kept in a folder: `cache`, or that of `huggingface_hub`.
 
     revision: the commit's 40 hex digits. A branch moves, and what is made by it could not be made again.
     endpoint: another address of a hub. The key of a gated model is taken from HF_TOKEN, by `huggingface_hub` itself.
@@ -34,12 +36,13 @@ def hub_file(repo: str, file: str, *, revision: str, endpoint: str | None = None
     import huggingface_hub
 
     try:
-        return Path(str(huggingface_hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint)))
+        found = huggingface_hub.hf_hub_download(repo, file, revision=revision, endpoint=endpoint, cache_dir=cache)
     except Exception as exc:  # errors of the hub, of HTTP and of the disk
         raise StorageError(
             f"{file!r} of {repo!r} at {revision} cannot be had: {_first_line(exc)}. See that the name is right, that "
             "the hub can be reached, and, of a gated model, that HF_TOKEN is set; or give the path of a file."
         ) from exc
+    return Path(str(found))
 
 
 def upload_plan(folder: str | Path) -> pl.DataFrame:

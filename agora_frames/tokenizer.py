@@ -11,11 +11,14 @@ from agora_frames.stages.tokens import Tokenizer, tokenizer_file
 __all__ = ["load_tokenizer"]
 
 
-def load_tokenizer(name: str | Path, *, revision: str | None = None, endpoint: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, endpoint: str | None = None, cache: str | Path | None = None
+) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, for `count_tokens(tokenizer=…)`.
 
     name: a path of the file or of the folder that it is in, or a model's name on the hub, `owner/name`; with
-    `@` and the commit, or with `revision`. endpoint: another address of a hub.
+    `@` and the commit, or with `revision`. endpoint, cache: another address of a hub, and another folder than
+    `huggingface_hub` keeps files in.
     Raises: BindError for a name on the hub without its commit; ReadError and StorageError when it cannot be had.
     """
     path = Path(name)
@@ -29,4 +32,4 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, endpoint: s
             f"there is no file {str(name)!r}; and if it is a model's name on the hub, it needs a commit, "
             f"{repo}@ and 40 hex digits, so that it stays the same."
         )
-    return tokenizer_file(hub_file(repo, "tokenizer.json", revision=revision, endpoint=endpoint))
+    return tokenizer_file(hub_file(repo, "tokenizer.json", revision=revision, endpoint=endpoint, cache=cache))
