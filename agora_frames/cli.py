@@ -24,6 +24,8 @@ from rich.markup import escape
 from agora_frames.against import compare
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected
 from agora_frames.cli_bench import add_evaluate_command
+from agora_frames.backends import connect
+from agora_frames.cli_data import add_data_commands
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_pgr import add_pgr_command
 from agora_frames.cli_serve import add_serve_command
@@ -153,6 +155,7 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
     add_ledger_command(sub, [again])
     about = "how much of the performance gap each generator's students recovered"
     add_pgr_command(commands.add_parser("pgr", help=about, description=about))
+    add_data_commands(commands, [common])
     return parser
 
 

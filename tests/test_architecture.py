@@ -28,8 +28,10 @@ LAYERS = {
         *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandboxed", "sandboxed.*"),
         *("sandbox", "scale"),
         *("backends", "backends.*", "plan", "against"),
+        *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),
+        *("backends", "backends.*", "plan", "against", "card", "export", "hub"),
     ),
-    "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
+    "5": ("schemas.*", "schemas", "bench.*", "bench", "report", "tokenizer", "importing"),
     "6": ("recipes.*", "recipes"),
     "7": ("discover", "meter", "progress", "display", "run", "cli_*", "cli", "__init__"),
 }
@@ -42,6 +44,7 @@ OWNERS = {
     "fsspec": ("io", "store", "ledger", "ledger.*"),
     "genai_prices": ("prices",),
     "httpx2": ("backends.transport",),
+    "huggingface_hub": ("hub",),
     "IPython": ("progress",),
     "jsonschema": ("stages.structured",),
     "referencing": ("stages.structured",),
@@ -76,6 +79,7 @@ OWNERS = {
 HEAVY = (
     "genai_prices",
     "httpx2",
+    "huggingface_hub",
     "IPython",
     "jsonschema",
     "openai",
@@ -93,7 +97,7 @@ HEAVY = (
     "vllm",
     "xllamacpp",
 )
-READS_ENVIRONMENT = ("backends", "backends.*", "cli")
+READS_ENVIRONMENT = ("backends", "backends.*", "cli", "cli_data")
 MAY_INHERIT = ("errors", "schemas.*")  # errors make one tree; a schema has the columns of another, and more
 
 # Calls that read or write something, when a module makes them while it is imported.
