@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
+from agora_frames.backends.openai_batch import openai_batch
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import named, scripted
 from agora_frames.errors import BindError, UnknownModelError, did_you_mean, listed
@@ -20,11 +21,12 @@ from agora_frames.ledger import Ledger
 from agora_frames.remembered import Remembered, remembered
 from agora_frames.types import Backend
 
-__all__ = ["connect", "llama_cpp", "openai_chat", "scripted"]
+__all__ = ["connect", "llama_cpp", "openai_batch", "openai_chat", "scripted"]
 
 _FORMS = {
     "llama": f"llama:NAME or llama:PATH.gguf, in this process ({listed(PACKAGED)})",
     "openai": "openai:MODEL, with OPENAI_API_KEY",
+    "openai-batch": "openai-batch:MODEL, the same for half the price, within a day",
     "http": "http://HOST:PORT/v1 with model='…', any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
     "https": "https://HOST/v1 with model='…', the same with TLS",
     "scripted": "scripted:MODULE:FUNCTION or scripted:TABLE.jsonl (columns prompt, reply), a fake",
@@ -47,11 +49,12 @@ def connect(
 ) -> Remembered:
     """The backend for a model's name, durable by default: what it once answered is never asked again.
 
-    url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `http://host:8000/v1` (with `model=`),
+    url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `openai:gpt-4o-mini`, `openai-batch:gpt-4o-mini`,
+    `http://host:8000/v1` (with `model=`),
     `scripted:module:function`; none for an `openai.AsyncOpenAI` of your own: connect(client=…, model=…).
     ledger: the folder or address where every reply is recorded. offline: ask nothing; what the ledger lacks is listed.
     max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed them is not asked (see
-    `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `scripted`.
+    `remembered`). options: those of the backend: see `llama_cpp`, `openai_chat`, `openai_batch`, `scripted`.
     Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
@@ -80,7 +83,8 @@ def _backend(url: str, options: dict[str, Any]) -> Backend:
     if kind == "scripted":
         script = _script(name)
         return _made(scripted, script, {"model": named(name, script), **options})
-    return _made(llama_cpp if kind == "llama" else openai_chat, name, options)
+    makers: dict[str, Callable[..., Backend]] = {"llama": llama_cpp, "openai-batch": openai_batch}
+    return _made(makers.get(kind, openai_chat), name, options)
 
 
 def _made(make: Callable[..., Backend], what: Any, options: dict[str, Any]) -> Backend:
