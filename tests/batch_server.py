@@ -16,7 +16,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, NamedTuple
 
 from servers import QuietServer, completion
 
@@ -24,8 +24,15 @@ from servers import QuietServer, completion
 # "lost" (in no file), "broken" (half a line).
 Plan = Callable[[str, int], str | int]
 # What becomes of a call such as "POST /batches", by how many there were before: None, a status, "reset" (before it is
-# done), "reset after" (it is done, and nobody told), or a function that is called before it is done.
+# done), "reset after" (it is done, and nobody told), a function that is called before it is done, or an `After`.
 Faults = Callable[[str, int], Any]
+
+
+class After(NamedTuple):
+    """What is called when a call is done, and nobody told yet."""
+
+    call: Callable[[], None]
+
 
 STEPS = ("validating", "in_progress", "in_progress", "finalizing", "completed")
 
@@ -97,6 +104,8 @@ class BatchServer:
             return self._send(http, 401, {"error": {"message": "Incorrect API key provided"}})
         with self.lock:
             status, answer = self.answer(call, rest, dict(urllib.parse.parse_qsl(url.query)), http.headers, body)
+        if isinstance(fault, After):
+            fault.call()
         if fault == "reset after":
             return self._reset(http)
         return self._send(http, status, answer)

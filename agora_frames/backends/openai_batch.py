@@ -16,6 +16,7 @@ from agora_frames.backends.answers import raise_if_fatal, said
 from agora_frames.backends.batch_provider import Batch, Unsure
 from agora_frames.backends.batches import Batches, Limits, Open
 from agora_frames.backends.chat import NO_DESK, Put, Stop, streamed
+from agora_frames.backends.headers import asked_s
 from agora_frames.backends.openai_chat import OPENAI_CAN, OPENAI_URL, body_of, checked_url, key_of
 from agora_frames.backends.transport import Answer
 from agora_frames.errors import AuthenticationError, BackendError, BindError, EndpointError, UnknownModelError
@@ -288,7 +289,7 @@ class _OpenAI:
 
     def refused(self, batch: Batch) -> Exception:
         code, message, _ = batch.errors[0] if batch.errors else ("", "it gave no reason", None)
-        told = f"{self.of.endpoint} refused the batch {batch.id}: {message}. Nothing was asked or charged."
+        told = f"{self.of.endpoint} refused the batch {batch.id}: {message.rstrip('.')}. Nothing was asked or charged."
         if code in ("model_not_found", "mismatched_model"):
             return UnknownModelError(f"{told} Check the model's name.")
         return BackendError(f"{told} Mend that, and run again.")
@@ -301,7 +302,7 @@ class _OpenAI:
         import httpx2
         import openai
 
-        waited_s, pause_s, why = 0.0, _FIRST_PAUSE_S, Exception()
+        waited_s, pause_s, why, asks_s = 0.0, _FIRST_PAUSE_S, Exception(), None
         while True:
             try:
                 return call()
@@ -315,21 +316,22 @@ class _OpenAI:
                         variable="OPENAI_API_KEY" if self.of.endpoint == OPENAI_URL else "AGORA_API_KEY",
                         hidden=self.of.api_key,
                     )
-                told, why = said(answer, self.of.api_key), exc
+                told, why, asks_s = said(answer, self.of.api_key), exc, asked_s(answer.headers)
                 if answer.status < 500 and answer.status not in (408, 409, 429):
                     if answer.status == 404:
                         raise
                     raise BackendError(f"{self.of.endpoint} refused: {told}. Mend that, and run again.") from exc
             except (openai.APIConnectionError, httpx2.HTTPError, *_NO_SENSE) as exc:
-                told, why = str(exc), exc
+                told, why, asks_s = str(exc), exc, None
             if waited_s >= self.of.outage_s:
                 raise EndpointError(
                     f"{self.of.endpoint} does not answer ({told}). Batches that were submitted go on there, and "
                     "nothing is lost: run the same again when it does."
                 ) from why
-            if self.of.wait(self.stop, pause_s):
+            wait_s = max(pause_s, asks_s or 0.0)
+            if self.of.wait(self.stop, wait_s):
                 raise EndpointError(f"stopped while {self.of.endpoint} did not answer ({told})") from why
-            waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
+            waited_s, pause_s = waited_s + wait_s, min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _batch(found: Any) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_the_lock_of_a_note_goes_with_it(tmp_path: Path) -> None:
     with notes.held("a"):
         notes.write("a", {})
         notes.remove("a")
-    assert os.listdir(tmp_path / "batches") == []
+    assert list((tmp_path / "batches").iterdir()) == []
 
 
 def test_a_broken_note_is_an_error_and_not_forgotten(tmp_path: Path) -> None:
