@@ -45,6 +45,7 @@ OWNERS = {
     "genai_prices": ("prices",),
     "httpx2": ("backends.transport",),
     "huggingface_hub": ("hub",),
+    "httpx2": ("backends.transport", "backends.openai_batch"),
     "IPython": ("progress",),
     "jsonschema": ("stages.structured",),
     "referencing": ("stages.structured",),
