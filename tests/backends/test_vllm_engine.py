@@ -139,6 +139,18 @@ def test_a_reply_under_a_json_schema_parses_and_fits(vllm_tiny: VllmEngine) -> N
     assert all(a.keys() == {"sure", "n"} and isinstance(a["sure"], bool) and a["n"] in range(10) for a in answers)
 
 
+def test_a_schema_gives_typed_columns(vllm_tiny: VllmEngine) -> None:
+    done = generate_column(prompts(6), backend=vllm_tiny, max_tokens=40, temperature=1, schema=SCHEMA)
+    assert (done.schema["sure"], done.schema["n"]) == (pl.Boolean(), pl.Int64())
+    assert done["n"].is_between(0, 9).all()
+    assert done["completion_parse_error"].is_null().all()
+
+
+def test_tools_are_refused_before_anything_is_asked(vllm_tiny: VllmEngine) -> None:
+    with pytest.raises(BindError, match="tools"):
+        generate_column(SOME, backend=vllm_tiny, tools=[{"type": "function", "function": {"name": "f"}}])
+
+
 @pytest.mark.parametrize(
     ("form", "fits"),
     [({"choice": ["red", "green"]}, r"^(red|green)$"), ({"regex": "[0-9]{3}-[ab]+!"}, r"^\d{3}-[ab]+!$")],
