@@ -285,7 +285,7 @@ def test_an_engine_that_is_killed_is_begun_again_and_only_what_was_in_it_is_aske
     vllm_tiny: VllmEngine, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"max_tokens": 40, "temperature": 1, "extra": {"ignore_eos": True}}
-    undisturbed = generate_column(prompts(1200), backend=vllm_tiny, **settings)
+    undisturbed = generate_column(prompts(800), backend=vllm_tiny, **settings)
     killed: list[int] = []
 
     def observer(finished: pl.DataFrame) -> None:
@@ -294,12 +294,12 @@ def test_an_engine_that_is_killed_is_begun_again_and_only_what_was_in_it_is_aske
             os.kill(killed[0], signal.SIGKILL)
 
     model = remembered(vllm_tiny, ledger=Ledger(tmp_path))
-    done = generate_column(prompts(1200), backend=model, observer=observer, **settings)
+    done = generate_column(prompts(800), backend=model, observer=observer, **settings)
     assert vllm_tiny.engine.pid not in (None, *killed)
     assert set(kinds(done)) == {"truncated"}
     assert done["completion"].to_list() == undisturbed["completion"].to_list()
     ledger = Ledger(tmp_path).frame()
-    assert ledger.height == ledger["key"].n_unique() == 1200  # what was recorded before is asked by neither life
+    assert ledger.height == ledger["key"].n_unique() == 800  # what was recorded before is asked by neither life
 
 
 def test_an_adapter_changes_what_is_said_and_the_key_that_it_is_kept_under(
