@@ -25,10 +25,10 @@ def add_serve_command(sub: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    out = Console(highlight=False)
+    out = Console(highlight=False, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="agora-serve-") as folder:
         log = args.log or Path(folder) / "server.log"
-        out.print(f"Starting vLLM for {args.model}: this takes from half a minute on; log {log}", markup=False)
+        out.print(f"Starting vLLM for {args.model}: this takes from half a minute on; log {log}")
         with serving(
             args.model,
             port=args.port,
@@ -37,8 +37,8 @@ def _serve(args: argparse.Namespace) -> None:
             log=log,
             starts_within_s=args.starts_within,
         ) as served:
-            out.print(
-                f"Ready. In another terminal or a notebook:\n    model = af.connect({served.url!r})", markup=False
-            )
-            out.print(f"    agora run hello --backend {served.url}\nCtrl-C stops the server.", markup=False)
+            out.print("Ready. In another terminal or a notebook:")
+            out.print(f"    model = af.connect({served.url!r})")
+            out.print(f"    agora run hello --backend {served.url}")
+            out.print("Ctrl-C stops the server.")
             served.wait()  # until the KeyboardInterrupt of Ctrl-C, or of the SIGTERM that `main` makes one

@@ -3,9 +3,9 @@
     .venv-vllm/bin/python benchmarks/vllm_engine.py --model FOLDER
 
 Both engines run in a process of their own with the same arguments, and both are asked by a program that waits: ours by
-`generate_column` with a ledger, the other by one `LLM.chat` with the same conversations and seeds. They take turns, with
-other prompts each round, so that no cache of prefixes helps either. Then the cache is looked at: prompts that share
-their beginnings in groups, shuffled, asked in the order of the frame and in that of their beginnings.
+`generate_column` with a ledger, the other by one `LLM.chat` with the same conversations and seeds. They take turns,
+with other prompts each round, so that no cache of prefixes helps either. Then the cache is looked at: prompts that
+share their beginnings in groups, shuffled, asked in the order of the frame and in that of their beginnings.
 """
 
 from __future__ import annotations

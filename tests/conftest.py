@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_model
 from hypothesis import HealthCheck, settings
 
 from agora_frames.backends.vllm_engine import VllmEngine, vllm_engine
-from agora_frames.backends.vllm_server import serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,11 +78,29 @@ def vllm_tiny(tiny: Path) -> Iterator[VllmEngine]:
 
 
 @pytest.fixture(scope="session")
-def vllm_url(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of vLLM's server for the same model, started as `agora serve` starts it."""
+def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What `agora serve` said, when vLLM's server is up for the same model; it is stopped, and must leave nothing."""
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with serving(str(tiny), port=0, options=tiny_model.OPTIONS, log=log) as served:
-        yield served.url
+    program = "import sys; from agora_frames.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(tiny), "--port", "0", "--log", str(log), "--"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [*command, *tiny_model.OPTIONS], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        yield [process.stdout.readline() for _ in range(3)]
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert len(children) >= 2
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.fixture(scope="session")
+def vllm_url(served: list[str]) -> str:
+    """The address that `agora serve` tells."""
+    return served[2].partition("connect('")[2].partition("'")[0]
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,12 @@ FORMS = {"backend": "xgrammar", "disable_any_whitespace": True}
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 512,
-    "kv_cache_memory_bytes": 1 << 28,
+    "kv_cache_memory_bytes": 1 << 27,
     "n_threads": 1,
     "engine_args": {"enforce_eager": True, "structured_outputs_config": FORMS},
 }
 OPTIONS = [
-    *("--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", str(1 << 28), "--enforce-eager"),
+    *("--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", str(1 << 27), "--enforce-eager"),
     *("--structured-outputs-config", json.dumps(FORMS)),
 ]
 

@@ -288,7 +288,8 @@ class _Call:
             )
         if self.stop.is_set():
             raise BackendError(f"the process of {self.of!r} died while the run was being stopped.")
-        _log.warning("the process of %r died: beginning it again for %d requests", self.of, len(self.flying))
+        # As a text: a handler that keeps records must not keep the backend, and with it the process.
+        _log.warning("the process of %s died: beginning it again for %d requests", repr(self.of), len(self.flying))
         _, life, _ = self.of.engine.enter(mail, caller=caller, given_up=self.stop.is_set)
         self.of.engine.send(b"".join(self.flying.values()), life)
         return life

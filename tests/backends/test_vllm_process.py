@@ -1,0 +1,64 @@
+"""The process of an embedded vLLM, as far as it goes without vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from agora_frames.backends.vllm_engine import vllm_engine
+from agora_frames.backends.vllm_process import command_of, log_tail
+from agora_frames.backends.vllm_server import serving
+from agora_frames.cli import main
+from agora_frames.errors import MissingExtraError
+from agora_frames.stages.generate import generate_column
+
+without_vllm = pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed here")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@without_vllm
+def test_without_vllm_the_first_request_says_how_to_install_it(model: Path) -> None:
+    df = pl.DataFrame({"row_id": ["a"], "prompt": ["Hi"]})
+    backend = vllm_engine(model)
+    assert generate_column(df[:0], backend=backend).height == 0
+    with pytest.raises(MissingExtraError, match=r"pip install 'agora-frames\[vllm\]'"):
+        generate_column(df, backend=backend)
+
+
+@without_vllm
+def test_without_vllm_the_server_says_how_to_install_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MissingExtraError), serving(str(model), port=0, log=tmp_path / "log"):
+        pass
+    assert main(["serve", str(model), "--port", "0"]) == 1
+    assert "pip install 'agora-frames[vllm]'" in capsys.readouterr().err
+
+
+def test_a_module_runs_in_another_process_wherever_it_is_started(tmp_path: Path) -> None:
+    """And what lies in the working folder is not taken for a library."""
+    (tmp_path / "polars.py").write_text("raise SystemExit('the wrong polars')")
+    command, environment = command_of("agora_frames.cli", "recipes")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.environ.get("PYTHONPATH", "") in environment["PYTHONPATH"]
+
+
+def test_the_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("x" * 10_000 + "ValueError: no\n")
+    said = log_tail(tmp_path / "log")
+    assert said.endswith("ValueError: no")
+    assert len(said) < 4_000
+    assert log_tail(tmp_path / "none") == "(nothing)"
