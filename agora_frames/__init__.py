@@ -27,6 +27,7 @@ from agora_frames.stages.prompt import render_prompts, template_file
 from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
 from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.validate import validate
+from agora_frames.stages.yields import yield_table
 from agora_frames.store import Store, cached
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "with_outcome",
     "with_row_ids",
     "write_frame",
+    "yield_table",
 ]
 
 __version__ = "0.1.0"

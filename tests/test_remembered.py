@@ -40,7 +40,7 @@ from agora_frames.stages.requests import build_requests
 
 def test_a_reply_is_recorded_before_it_is_passed_on(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    backend = remembered(scripted(Asked()), ledger=ledger)
+    backend = remembered(scripted(Asked(), delay_s=0.03), ledger=ledger)
     recorded: list[bool] = []
     told: list[pl.DataFrame] = []
 

@@ -37,6 +37,7 @@ from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, w
 from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
+from agora_frames.stages.yields import yield_table
 
 
 class Sentence(pa.DataFrameModel):
@@ -128,6 +129,7 @@ CASES: dict[str, Case] = {
     "validate": Case(validate, {"schema": Sentence}),
     "sample_demos": Case(sample_demos, {"pool": POOL}),
     "sample_values": Case(sample_values, {"values": ("one", "two", "three"), "into": "theme"}),
+    "yield_table": Case(yield_table, {"by": ("note",)}, keeps_columns=False),
     "until_rows": Case(
         af.until_rows,
         {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},

@@ -22,6 +22,7 @@ from agora_frames.types import Desk, Message, Reply
 __all__ = ["Script", "failing", "named", "scripted"]
 
 _WAITS_FOR_BUDGET_S = 0.02
+_TOLD_EVERY_S = 0.02
 
 # What a script says to one request: a text; a dict with any fields of `frames.REPLIES`; a list of these, one for
 # each attempt (all but the last are told as retried); or an error to raise, as a dead endpoint would.
@@ -43,8 +44,13 @@ class Scripted:
         return self.answer(requests, desk=NO_DESK)
 
     def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
-        """See `types.DeskBackend`."""
+        """See `types.DeskBackend`. What comes within a moment is told together: frames of one reply are slow."""
+        told: list[Reply] = []
+        said = time.monotonic()
         for key, messages, sampling in rows_of(requests):
+            if told and time.monotonic() - said >= _TOLD_EVERY_S:
+                yield frame_of(told)
+                told, said = [], time.monotonic()
             if self.delay_s:
                 time.sleep(self.delay_s)
             most = most_completion(orjson.loads(sampling))
@@ -53,17 +59,21 @@ class Scripted:
             while (leave := desk.reserve(key, tokens=tokens, cost_usd=cost_usd)) is False:
                 time.sleep(_WAITS_FOR_BUDGET_S)  # another thread, whose call may take less than it reserved
             if leave is None:
-                yield frame_of([over_budget(key)])
+                told.append(over_budget(key))
                 continue
             try:
                 *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
-            except BaseException:
+            except BaseException as exc:
                 desk.release(key)
+                if told and isinstance(exc, Exception):
+                    yield frame_of(told)
                 raise
             replies = [*({**reply, "retried": True} for reply in earlier), last]
             for reply in replies:
                 desk.record(reply)
-            yield frame_of(replies)
+            told += replies
+        if told:
+            yield frame_of(told)
 
     def _attempts(self, key: str, messages: list[Message], sampling: str) -> list[Reply]:
         said = self._say(messages, sampling)

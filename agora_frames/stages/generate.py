@@ -74,7 +74,7 @@ def generate_column(
             f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
         )
     _check_numbers(samples, seed, observer)
-    backend = backend if observer is None else _counted_apart(backend)
+    backend = _counted_apart(backend) if isinstance(observer, BoundedObserver) else backend
     named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
     sampling = parameters({**named, "response_format": response_format, "logprobs": logprobs}, extra)
     rows = _draws(df, samples)
