@@ -30,16 +30,25 @@ def show_yield(out: Console, result: Result) -> None:
 
 def _yield_table(part: pl.DataFrame, by: str) -> Table:
     table = Table(title=f"Yield by {by}, in attempts", title_justify="left", title_style="bold", expand=False)
-    table.add_column(by, no_wrap=True, max_width=24)
-    for name in ("asked", "accepted", "rejected", "failed", "retried", "tokens", "cost"):
+    counts = ["asked", "accepted", "rejected", "failed", *(["retried"] if by == "round" else [])]
+    table.add_column(by, no_wrap=True)
+    for name in (*counts, "tokens", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in part.iter_rows(named=True):
         used = (row["prompt_tokens"], row["completion_tokens"])
-        counts = [f"{row[name]:,}" for name in ("asked", "accepted", "rejected", "failed", "retried")]
-        tokens = "?" if None in used else f"{sum(used):,}"
-        cost = "?" if row["cost_usd"] is None else money(row["cost_usd"])
-        table.add_row(escape(row["value"] or ("none" if row["by"] != "all" else "all")), *counts, tokens, cost)
+        what = "all" if row["by"] == "all" else "none" if row["value"] is None else row["value"]
+        table.add_row(
+            escape(_shortened(what)),
+            *(f"{row[name]:,}" for name in counts),
+            "?" if None in used else f"{sum(used):,}",
+            "?" if row["cost_usd"] is None else money(row["cost_usd"]),
+        )
     return table
+
+
+def _shortened(text: str) -> str:
+    """The end of a name tells more than its middle."""
+    return text if len(text) <= 20 else f"{text[:4]}… {text[-14:].strip()}"
 
 
 def show_records(out: Console, records: pl.DataFrame, *, title: str) -> None:
