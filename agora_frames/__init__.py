@@ -11,6 +11,9 @@ from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.compose import recipe, steps, traced
 from agora_frames.errors import AgoraError
+from agora_frames.export import as_messages, export_dataset
+from agora_frames.hub import push_folder
+from agora_frames.importing import import_instances
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts
@@ -19,16 +22,28 @@ from agora_frames.progress import progress
 from agora_frames.remembered import remembered
 from agora_frames.rounds import shortfall, until_rows
 from agora_frames.stage import Stage, stage
+from agora_frames.stages.clean import clean_texts
 from agora_frames.stages.conversation import extend_chat
+from agora_frames.stages.decontaminate import decontaminate
+from agora_frames.stages.dedup import mark_duplicates
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import between, boxed, code_block, json_object, split_on, tagged
 from agora_frames.stages.prompt import render_prompts, template_file
-from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.rows import (
+    failure_counts,
+    keep_valid,
+    reject_where,
+    replace_rows,
+    with_outcome,
+    with_row_ids,
+)
 from agora_frames.stages.sample import sample_demos, sample_values
+from agora_frames.stages.tokens import count_tokens, tokenizer_file
 from agora_frames.stages.validate import validate
 from agora_frames.stages.yields import yield_table
 from agora_frames.store import Store, cached
+from agora_frames.tokenizer import load_tokenizer
 
 __all__ = [
     "AgoraError",
@@ -36,25 +51,35 @@ __all__ = [
     "Stage",
     "Store",
     "accounts",
+    "as_messages",
     "between",
     "boxed",
     "cached",
+    "clean_texts",
     "code_block",
     "compare",
     "connect",
+    "count_tokens",
+    "decontaminate",
+    "export_dataset",
     "extend_chat",
     "failing",
     "failure_counts",
     "generate_column",
+    "import_instances",
     "json_object",
     "keep_valid",
     "llama_cpp",
+    "load_tokenizer",
+    "mark_duplicates",
     "openai_chat",
     "parse_column",
     "plan",
     "progress",
+    "push_folder",
     "read_frame",
     "recipe",
+    "reject_where",
     "remembered",
     "render_prompts",
     "replace_rows",
@@ -67,6 +92,7 @@ __all__ = [
     "steps",
     "tagged",
     "template_file",
+    "tokenizer_file",
     "traced",
     "until_rows",
     "validate",

@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from agora_frames.against import compare
 from agora_frames.backends import connect
+from agora_frames.cli_data import add_data_commands
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_yield import show_records, show_yield
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
@@ -148,6 +149,7 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
     again.add_argument("--debug", action="store_true", help="show the traceback of an error")
     again.add_argument("--ledger", help="where replies are kept")
     add_ledger_command(sub, [again])
+    add_data_commands(commands, [common])
     return parser
 
 

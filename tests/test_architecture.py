@@ -26,11 +26,11 @@ LAYERS = {
     "4a": ("stages", "stages.*", "metrics", "metrics.*", "pgr"),
     "4b": (
         *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),
-        *("backends", "backends.*", "plan", "against"),
+        *("backends", "backends.*", "plan", "against", "card", "export", "hub"),
     ),
-    "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
+    "5": ("schemas.*", "schemas", "bench.*", "bench", "report", "tokenizer", "importing"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli_yield", "cli", "__init__"),
+    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli_data", "cli_yield", "cli", "__init__"),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -41,6 +41,7 @@ OWNERS = {
     "fsspec": ("io", "store", "ledger", "ledger.*"),
     "genai_prices": ("prices",),
     "httpx2": ("backends.transport",),
+    "huggingface_hub": ("hub",),
     "IPython": ("progress",),
     "jinja2": ("stages.prompt", "stages.plain", "stages.sandbox", "metrics.*"),
     "math_verify": ("bench.*",),
@@ -52,7 +53,8 @@ OWNERS = {
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli_yield", "cli"),
+    "rensa": ("stages.dedup",),
+    "rich": ("progress", "display", "run", "cli_ledger", "cli_data", "cli_yield", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "statsmodels": ("bench.*", "report"),
     "tokenizers": ("stages.tokens",),
@@ -71,18 +73,20 @@ OWNERS = {
 HEAVY = (
     "genai_prices",
     "httpx2",
+    "huggingface_hub",
     "IPython",
     "openai",
     "pandera",
     "pyreqwest",
     "ray",
+    "rensa",
     "rich",
     "tokenizers",
     "torch",
     "vllm",
     "xllamacpp",
 )
-READS_ENVIRONMENT = ("backends", "backends.*", "cli")
+READS_ENVIRONMENT = ("backends", "backends.*", "cli", "cli_data")
 MAY_INHERIT = ("errors", "schemas.*")  # errors make one tree; a schema has the columns of another, and more
 
 # Calls that read or write something, when a module makes them while it is imported.

@@ -28,12 +28,22 @@ import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.clean import UPSTREAM_CODE, clean_texts
 from agora_frames.stages.conversation import extend_chat
+from agora_frames.stages.decontaminate import decontaminate
+from agora_frames.stages.dedup import mark_duplicates
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import tagged
 from agora_frames.stages.prompt import render_prompts
-from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
+from agora_frames.stages.rows import (
+    failure_counts,
+    keep_valid,
+    reject_where,
+    replace_rows,
+    with_outcome,
+    with_row_ids,
+)
 from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
@@ -101,6 +111,7 @@ def some_anew(df: pl.DataFrame) -> dict[str, Any]:
 
 POOL = pl.DataFrame({"row_id": list("abcd"), "instruction": list("1234"), "response": list("5678")})
 
+ITEMS = pl.DataFrame({"instruction": ["RESULT 42 and more", "שלום", "plain"]})
 CASES: dict[str, Case] = {
     "with_row_ids": Case(with_row_ids, without=("row_id",)),
     "with_row_ids, given": Case(with_row_ids),
@@ -110,6 +121,15 @@ CASES: dict[str, Case] = {
     "keep_valid": Case(keep_valid),
     "failure_counts": Case(failure_counts, keeps_columns=False),
     "replace_rows": Case(replace_rows, some_anew),
+    "reject_where": Case(reject_where, {"column": "note", "failure": "has a note"}),
+    "reject_where, not validated": Case(
+        reject_where, {"column": "text", "failure": "x"}, without=("valid", "failures")
+    ),
+    "mark_duplicates": Case(mark_duplicates, {"columns": "text"}),
+    "mark_duplicates, against": Case(mark_duplicates, lambda df: {"columns": "text", "against": df[::2], "n": 1}),
+    "clean_texts": Case(clean_texts, {"rules": UPSTREAM_CODE, "instruction": "text", "response": "prompt"}),
+    "clean_texts, no rule": Case(clean_texts),
+    "decontaminate": Case(decontaminate, {"against": ITEMS, "columns": ("text", "prompt"), "n": 2}),
     "render_prompts": Case(
         render_prompts, {"template": "Say {{ text }} {% if note %}{{ note }}{% endif %}", "into": "say"}
     ),

@@ -11,7 +11,7 @@ from agora_frames.frames import outcome, reason, require
 from agora_frames.hashing import hash_bytes, row_hashes
 from agora_frames.stage import stage
 
-__all__ = ["failure_counts", "keep_valid", "replace_rows", "with_outcome", "with_row_ids"]
+__all__ = ["failure_counts", "keep_valid", "reject_where", "replace_rows", "with_outcome", "with_row_ids"]
 
 _ROW_KEY = ("row_id", "sample")
 
@@ -63,6 +63,35 @@ def keep_valid(df: pl.DataFrame) -> pl.DataFrame:
     """
     require(df, "valid", stage="keep_valid", dtype=pl.Boolean())
     return df.filter(outcome(df) == "accepted")
+
+
+@stage(rowwise=True)
+def reject_where(df: pl.DataFrame, *, column: str, failure: str) -> pl.DataFrame:
+    """Makes a verdict in a column a reason to reject: of a duplicate, say, or of what is in a benchmark.
+
+    Reads: `column`: Boolean, where true rejects; or of any other type, where all but null rejects. `valid` and
+    `failures`, as far as the frame has them.
+    Adds: `valid` (Boolean; null stays null where nothing rejects) and `failures` (List(String), never null):
+    `failure` comes last.
+    Rows: the same, in the same order.
+    Raises: FrameError when the frame lacks the column.
+
+    >>> df = pl.DataFrame({"row_id": ["a", "b"], "duplicate_of": [None, "a"]})
+    >>> reject_where(df, column="duplicate_of", failure="duplicate")["failures"].to_list()
+    [[], ['duplicate']]
+    """
+    require(df, column, stage="reject_where")
+    rejects = pl.col(column).fill_null(False) if df.schema[column] == pl.Boolean else pl.col(column).is_not_null()
+    valid = pl.col("valid") if "valid" in df.columns else pl.lit(True)
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    failures = pl.col("failures").fill_null(empty) if "failures" in df.columns else empty
+    return df.with_columns(
+        pl.when(rejects).then(False).otherwise(valid).alias("valid"),
+        pl.when(rejects)
+        .then(failures.list.concat(pl.lit([failure], dtype=pl.List(pl.String))))
+        .otherwise(failures)
+        .alias("failures"),
+    )
 
 
 @stage()
