@@ -43,8 +43,10 @@ from agora_frames.stages.rows import (
     with_outcome,
     with_row_ids,
 )
+from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.tokens import count_tokens, tokenizer_file
 from agora_frames.stages.validate import validate
+from agora_frames.stages.yields import yield_table
 from agora_frames.store import Store, cached
 from agora_frames.tokenizer import load_tokenizer
 
@@ -106,6 +108,7 @@ __all__ = [
     "with_outcome",
     "with_row_ids",
     "write_frame",
+    "yield_table",
 ]
 
 __version__ = "0.1.0"

@@ -29,6 +29,7 @@ from agora_frames.cli_data import add_data_commands
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_pgr import add_pgr_command
 from agora_frames.cli_serve import add_serve_command
+from agora_frames.cli_yield import show_records, show_yield
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
 from agora_frames.display import accepted_table, cost_text, frame_table, record_tables
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
@@ -45,12 +46,13 @@ from agora_frames.store import Store
 
 __all__ = ["main"]
 
-_DONE, _USER_ERROR, _INTERRUPTED, _TERMINATED = 0, 1, 130, 143
+_DONE, _USER_ERROR, _SHORT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
 _USER_AND_PASSWORD = re.compile(r"(?<=://)[^/\s?#]*@")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `agora` with these arguments; gives the exit code: 0 done, 1 an error of use, 130 or 143 interrupted.
+    """Runs `agora` with these arguments; gives the exit code: 0 done, 1 an error of use, 2 done with fewer rows
+    than were wanted, 130 or 143 interrupted.
 
     A SIGTERM (143) ends a run as a first Ctrl-C does: what is in flight is waited for, and recorded.
     """
@@ -166,7 +168,8 @@ def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> Non
     add = group.add_argument
     add_backend_options(group)
     add(
-        "--input", help="a frame: .parquet, .jsonl, .json, .csv, a datasets folder, any fsspec URL (the recipe's seeds)"
+        *("--input", "--seeds"),
+        help="a frame: .parquet, .jsonl, .json, .csv, a datasets folder, any fsspec URL (the recipe's seeds)",
     )
     add("--output", default="dataset.parquet", help="where the dataset goes (%(default)s)")
     add("--limit", type=int, metavar="ROWS", help="use the first rows of the input only")
@@ -181,7 +184,7 @@ def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> Non
         add_options(sub, recipe)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int:
     recipe, params, run = args.found, _params(args), _run_id()
     model, df = connected(args, recipe=recipe.name, run=run), _input(args, recipe)
     stage = _made(recipe, params, model)
@@ -190,6 +193,7 @@ def _run(args: argparse.Namespace) -> None:
     out.print(f"{recipe.name}: {df.height} rows, {model.model}, ledger {model.ledger.path}", markup=False)
     result = perform(stage, df, store=Store(args.store), tally=model.ledger.tally, console=out)
     _show(out, result)
+    show_yield(out, result)
     if model.budget.limited:
         out.print(f"Budget: {model.budget.said()}", markup=False)
     if args.preview is None:
@@ -210,6 +214,7 @@ def _run(args: argparse.Namespace) -> None:
         files = write_result(result, args.output, about=about)
         out.print(f"\nWrote {', '.join(map(without_secrets, files.values()))}", markup=False, soft_wrap=True)
     _say_what_next(out, args)
+    return _SHORT if result.shortfall else _DONE
 
 
 def _made(recipe: Recipe, params: dict[str, Any], model: Remembered) -> Stage:
@@ -250,6 +255,7 @@ def _plan(args: argparse.Namespace) -> None:
         )
     else:
         out.print(*record_tables(plan(stage, df=df), title=f"{recipe.name}: what a run would ask now"))
+        show_records(out, plan(stage, df=df), title=f"{recipe.name}: what a run would ask now")
     out.print("Nothing was called. Figures of tokens and cost say on what they rest; null is unknown.", style="dim")
 
 

@@ -15,6 +15,7 @@ from agora_frames.compose import AnyStage, each_step, name_of, run_steps, steps
 from agora_frames.frames import outcome
 from agora_frames.meter import cost_text
 from agora_frames.progress import Progress
+from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
 
 __all__ = ["accepted_table", "cost_text", "frame_table", "outcomes", "record_tables", "watched"]
@@ -33,7 +34,11 @@ def watched(stage: Stage, console: Console) -> Stage:
             return Stage(name_of(step), step)
         if "backend" not in step.effects or "observer" not in step.params:
             return step
-        observer = Progress(step.name, partial(outcomes, rest=after[id(step)]), console)
+        if step.fn is until_rows.fn:  # of so many rows wanted, those count that are accepted
+            name, rest = name_of(step.params["stage"]), _after_asking(step.params["stage"])
+            observer = Progress(name, partial(outcomes, rest=rest), console, wanted="accepted")
+        else:
+            observer = Progress(step.name, partial(outcomes, rest=after[id(step)]), console)
         return replace(step, params={**step.params, "observer": observer})
 
     return each_step(stage, wrap)
@@ -52,6 +57,13 @@ def outcomes(finished: pl.DataFrame, *, rest: Stage) -> dict[str, int]:
     counts = {state: counted.get(state, 0) for state in ("accepted", "rejected", "failed")}
     left_out = finished.height - judged.height
     return {**counts, "left out": left_out} if left_out > 0 else counts
+
+
+def _after_asking(stage: AnyStage) -> Stage:
+    """The steps after the last one that asks a model."""
+    flat = steps(stage)
+    asking = [place for place, step in enumerate(flat) if isinstance(step, Stage) and "backend" in step.effects]
+    return _rowwise_after(flat, asking[-1])
 
 
 def _rowwise_after(flat: tuple[AnyStage, ...], index: int) -> Stage:

@@ -12,14 +12,15 @@ import polars as pl
 from agora_frames.budget import most_completion
 from agora_frames.compose import AnyStage, each_step, name_of
 from agora_frames.errors import BindError
-from agora_frames.frames import REPLIES
+from agora_frames.frames import REPLIES, error_columns
 from agora_frames.ledger import Ledger
 from agora_frames.prices import Prices
 from agora_frames.remembered import Remembered
+from agora_frames.rounds import most_attempts, until_rows
 from agora_frames.stage import Stage
 from agora_frames.types import Backend
 
-__all__ = ["PLAN", "History", "plan", "run_planned"]
+__all__ = ["PLAN", "History", "plan", "run_noted", "run_planned", "run_planned_rounds"]
 
 # One row for each step that calls a model. `rows`: that reach it. `calls`: different requests among them. `known`:
 # answered by the ledger. `to_ask`: the rest, and of it alone is told what follows.
@@ -49,8 +50,16 @@ PLAN = pl.Schema(
         "cost_usd_at_most": pl.Float64(),
         "history_attempts": pl.Int64(),
         "history_of": pl.String(),
+        "rows_wanted": pl.Int64(),
+        "rows_known": pl.Int64(),
+        "yield_expected": pl.Float64(),
+        "yield_from": pl.String(),
     }
 )
+# Of `until_rows`, whose later calls hang on replies: `rows_known` of `rows_wanted` are made by replies of the ledger.
+# `to_ask` and what follows is then an estimate: the attempts that the rest takes at `yield_expected`, the accepted
+# share of attempts, by what `yield_from` says; `…_at_most` is what all candidates and attempts allowed would take.
+_ASSUMED_YIELD, _FEWEST_JUDGED = 0.8, 20
 _BYTES_PER_TOKEN = 4
 _FEWEST_ATTEMPTS = 5
 _Z = 1.6448536269514722  # of a normal value, 5 % lie above so many standard deviations
@@ -83,6 +92,8 @@ def plan(stage: AnyStage, *, df: pl.DataFrame) -> pl.DataFrame:
 
     def wrap(step: AnyStage) -> Stage:
         if isinstance(step, Stage) and "backend" in step.effects:
+            if step.fn is until_rows.fn:
+                return replace(step, fn=run_planned_rounds, params={"stage": step, "planned": planned, "read": read})
             return replace(step, fn=run_planned, params={"stage": step, "planned": planned, "read": read})
         return step if isinstance(step, Stage) else Stage(name_of(step), step)
 
@@ -90,15 +101,73 @@ def plan(stage: AnyStage, *, df: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(planned, schema=PLAN)
 
 
+def run_planned_rounds(
+    df: pl.DataFrame, *, stage: Stage, planned: list[dict[str, object]], read: _Read
+) -> pl.DataFrame:
+    """Runs `until_rows` as far as the ledger has replies, and notes what the rest is expected to take."""
+    waves: list[tuple[str, _Planned]] = []
+
+    def wrap(step: AnyStage) -> Stage:
+        if isinstance(step, Stage) and "backend" in step.effects:
+            return replace(step, fn=run_noted, params={"stage": step, "waves": waves, "read": read})
+        return step if isinstance(step, Stage) else Stage(name_of(step), step)
+
+    inner = each_step(stage.params["stage"], wrap)
+    done = replace(stage, params={**stage.params, "stage": inner, "observer": None})(df)
+    asked = done.select(
+        pl.any_horizontal(*(pl.col(n).struct.field("kind") == "not_asked" for n in error_columns(done)))
+    )
+    judged = done.height - int(asked.to_series().sum())
+    known, wanted = int(done["valid"].sum()), int(stage.params["rows"])
+    enough = judged >= _FEWEST_JUDGED and known > 0
+    share = known / judged if enough else _ASSUMED_YIELD
+    more = math.ceil((wanted - known) / share)
+    most = max(more, most_attempts(stage) - judged) if more else 0
+    for name in dict.fromkeys(name for name, _ in waves):
+        backends = [backend for of, backend in waves if of == name]
+        counts = {key: sum(int(str(b.noted.get(key, 0))) for b in backends) for key in ("calls", "known")}
+        planned.append(
+            {
+                "step": name,
+                "model": backends[-1].model,
+                "rows": counts["known"] + more,
+                "calls": counts["known"] + more,
+                "known": counts["known"],
+                "to_ask": more,
+                **backends[-1].figures(more, most=most),
+                "rows_wanted": wanted,
+                "rows_known": known,
+                "yield_expected": share,
+                "yield_from": f"{judged:,} attempts that the ledger has" if enough else "assumed",
+            }
+        )
+    return done
+
+
+def run_noted(df: pl.DataFrame, *, stage: Stage, waves: list[tuple[str, _Planned]], read: _Read) -> pl.DataFrame:
+    """Runs one wave of a step with a backend that asks nothing, and keeps that backend, with what it noted."""
+    backend = _Planned(_asked_of(stage), read)
+    waves.append((stage.name, backend))
+    return _asking_nothing(stage, backend)(df)
+
+
 def run_planned(df: pl.DataFrame, *, stage: Stage, planned: list[dict[str, object]], read: _Read) -> pl.DataFrame:
     """Runs the stage with a backend that asks nothing, and notes what it would have asked, in the columns of PLAN."""
-    if not isinstance(backend := stage.params.get("backend"), Backend):
-        raise BindError(f"{stage.name}() hides its backend: plan the recipe itself, before it is wrapped (traced(…)).")
-    asking_nothing = _Planned(backend, read)
-    unseen = {"observer": None} if "observer" in stage.params else {}
-    done = replace(stage, params={**stage.params, **unseen, "backend": asking_nothing})(df)
+    asking_nothing = _Planned(_asked_of(stage), read)
+    done = _asking_nothing(stage, asking_nothing)(df)
     planned.append({"step": stage.name, "rows": done.height, **asking_nothing.noted})
     return done
+
+
+def _asked_of(stage: Stage) -> Backend:
+    if not isinstance(backend := stage.params.get("backend"), Backend):
+        raise BindError(f"{stage.name}() hides its backend: plan the recipe itself, before it is wrapped (traced(…)).")
+    return backend
+
+
+def _asking_nothing(stage: Stage, backend: _Planned) -> Stage:
+    unseen = {"observer": None} if "observer" in stage.params else {}
+    return replace(stage, params={**stage.params, **unseen, "backend": backend})
 
 
 @dataclass(frozen=True)
@@ -142,6 +211,8 @@ class _Planned:
     backend: Backend
     read: _Read
     noted: dict[str, object] = field(default_factory=dict)
+    # The prompts that were rendered, their origin, max_tokens, and how long replies were.
+    basis: list[tuple[pl.Series, str | None, int | None, History | None]] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
@@ -171,19 +242,26 @@ class _Planned:
         n, prompts, origin = missing.height, *_prompts(missing, known)
         limits = {most_completion(orjson.loads(sampling)) for sampling in missing["sampling"]}
         each = limits.pop() if len(limits) == 1 else None  # one stage sends one max_tokens
-        past = self._history(known, each) if n else None
-        tokens = past.interval(n) if past else None
+        self.basis.append((prompts, origin, each, self._history(known, each) if n else None))
+        return self.figures(n)
+
+    def figures(self, n: int, *, most: int | None = None) -> dict[str, object]:
+        """What n requests such as those missing will take; and `most` of them, or n, at most."""
+        prompts, origin, each, past = self.basis[-1] if self.basis else (pl.Series(dtype=pl.Int64), None, None, None)
+        most = n if most is None else most
+        share, share_most = (k / prompts.len() if prompts.len() else 0.0 for k in (n, most))
+        tokens = past.interval(n) if past and n else None
         if tokens and each:
             tokens = (min(tokens[0], n * each), min(tokens[1], n * each), min(tokens[2], n * each))
         prices = getattr(getattr(self.backend, "backend", self.backend), "prices", None)
-        costs = [_cost(prices, prompts, total and total / n) for total in tokens or (None,) * 3]
+        costs = [_cost(prices, prompts, total and total / n, share) for total in tokens or (None,) * 3]
         return {
-            "prompt_tokens_estimated": prompts.sum(),
+            "prompt_tokens_estimated": round(float(prompts.sum()) * share),
             "prompt_tokens_from": origin,
             "completion_tokens_expected": round(tokens[0]) if tokens else None if n else 0,
-            "completion_tokens_at_most": n * each if each else None if n else 0,
+            "completion_tokens_at_most": most * each if each else None if n else 0,
             **dict(zip(("cost_usd_expected", "cost_usd_low", "cost_usd_high"), costs, strict=True)),
-            "cost_usd_at_most": _cost(prices, prompts, each),
+            "cost_usd_at_most": _cost(prices, prompts, each, share_most),
             "history_attempts": past.attempts if past else None,
             "history_of": past.of if past else None,
         }
@@ -244,10 +322,10 @@ def _prompts(missing: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.Series, str
     return tokens.to_series(), ", ".join(origins) or None
 
 
-def _cost(prices: object, prompts: pl.Series, completion_tokens: float | None) -> float | None:
-    """US dollars of requests with these prompts and, each, so long a reply; None when unknown."""
+def _cost(prices: object, prompts: pl.Series, completion_tokens: float | None, share: float) -> float | None:
+    """US dollars of `share` times the requests with these prompts and, each, so long a reply; None when unknown."""
     if not isinstance(prices, Prices):
         return None
     sizes = prompts.alias("tokens").value_counts().iter_rows()
     costs = [(prices.cost(tokens, completion_tokens), times) for tokens, times in sizes]
-    return None if any(cost is None for cost, _ in costs) else sum((cost or 0.0) * times for cost, times in costs)
+    return None if any(cost is None for cost, _ in costs) else share * sum(float(cost or 0.0) * n for cost, n in costs)

@@ -62,12 +62,14 @@ def _answered(finished: pl.DataFrame) -> dict[str, int]:
 class Progress:
     """A `types.BoundedObserver` that shows what it is told; made by `progress`.
 
-    states: how many of some finished rows are what, in the order in which it is shown. console: where it is shown
+    states: how many of some finished rows are what, in the order in which it is shown. wanted: that state whose rows
+    alone count as done, where so many of them are wanted, and not so many rows in all. console: where it is shown
     outside of a notebook; stderr unless given. line_every_s: seconds between the lines that a file or a pipe gets.
     """
 
     label: str | None = None
     states: Callable[[pl.DataFrame], Mapping[str, int]] = field(default=_answered, repr=False)
+    wanted: str | None = field(default=None, kw_only=True, repr=False)
     console: Console | None = field(default=None, repr=False)
     line_every_s: float = field(default=_LINE_EVERY_S, repr=False)
     _meter: Meter | None = field(default=None, init=False, repr=False)
@@ -83,7 +85,8 @@ class Progress:
     def __call__(self, finished: pl.DataFrame) -> None:
         """These rows are finished."""
         if self._meter is not None:
-            self._meter.add(finished.height, self.states(finished))
+            states = self.states(finished)
+            self._meter.add(finished.height if self.wanted is None else states.get(self.wanted, 0), states)
 
     def end(self) -> None:
         """Nothing more comes: all rows are there, or there was an error or an interruption."""

@@ -24,7 +24,7 @@ from agora_frames.hashing import hash_bytes
 from agora_frames.stage import Stage, checked, stage
 from agora_frames.types import BoundedObserver, Observer
 
-__all__ = ["shortfall", "until_rows"]
+__all__ = ["most_attempts", "shortfall", "until_rows"]
 
 # What a run writes into its rows; of an earlier run's rows, given as input, it is left out.
 _OWN = ("slot", "round", "attempt", "sample", "feedback", "duplicate_of", "valid", "failures", "generated")
@@ -271,6 +271,12 @@ def _watched(stage: AnyStage, observer: Observer | None, rows: int) -> Iterator[
     finally:
         if isinstance(observer, BoundedObserver):
             observer.end()
+
+
+def most_attempts(stage: Stage) -> int:
+    """How many attempts a bound `until_rows(…)` may make, all candidates and draws together."""
+    rows, attempts = int(stage.params["rows"]), int(stage.params["attempts"])
+    return attempts * _most_candidates(rows, attempts, stage.params["max_candidates"])
 
 
 def shortfall(done: pl.DataFrame, *, stage: AnyStage) -> str | None:

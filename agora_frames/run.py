@@ -21,8 +21,10 @@ from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, write_bytes_atomically, write_frame
 from agora_frames.ledger import Tally
 from agora_frames.ledger.places import without_secrets
+from agora_frames.rounds import shortfall
 from agora_frames.stage import Stage
 from agora_frames.stages.rows import failure_counts
+from agora_frames.stages.yields import yield_table
 from agora_frames.store import Store, cached, versions
 from agora_frames.types import Step
 
@@ -31,12 +33,14 @@ __all__ = ["Result", "check_output", "files_of", "perform", "write_result"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: every row, what each step was and how long it took, and what was asked."""
+    """What a run made: every row, what each step was and how long it took, and what was asked; and, where fewer rows
+    were accepted than were wanted, why."""
 
     rows: pl.DataFrame
     steps: list[dict[str, Any]]
     seconds: float
     tally: Tally
+    shortfall: str | None = None
 
     @property
     def accepted(self) -> pl.DataFrame:
@@ -95,7 +99,7 @@ def perform(stage: Stage, df: pl.DataFrame, *, store: Store, tally: Tally, conso
         {**about, **step, "input": content}
         for about, step, content in zip(describe_steps(stage), told, inputs, strict=True)
     ]
-    return Result(rows, steps, time.perf_counter() - begun, tally)
+    return Result(rows, steps, time.perf_counter() - begun, tally, shortfall(rows, stage=stage))
 
 
 def files_of(output: str) -> dict[str, str]:
@@ -141,6 +145,8 @@ def write_result(result: Result, output: str, *, about: Mapping[str, Any]) -> di
         **about,
         "rows": result.counts,
         "reasons": failure_counts(result.rows).to_dicts(),
+        "yield": yield_table(result.rows).to_dicts(),
+        "shortfall": result.shortfall,
         "calls": result.calls,
         "replies": result.replies,
         "steps": result.steps,

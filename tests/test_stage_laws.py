@@ -66,6 +66,7 @@ from agora_frames.stages.rows import (
 from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
+from agora_frames.stages.yields import yield_table
 
 
 class Sentence(pa.DataFrameModel):
@@ -220,6 +221,8 @@ class Longer:
         return [None if len(response) > 15 else float(len(response)) for _, response in pairs]
 
 
+
+ITEMS = pl.DataFrame({"instruction": ["RESULT 42 and more", "שלום", "plain"]})
 CASES: dict[str, Case] = {
     "with_row_ids": Case(with_row_ids, without=("row_id",)),
     "with_row_ids, given": Case(with_row_ids),
@@ -301,6 +304,7 @@ CASES |= {
     ),
     "sample_demos": Case(sample_demos, {"pool": POOL}),
     "sample_values": Case(sample_values, {"values": ("one", "two", "three"), "into": "theme"}),
+    "yield_table": Case(yield_table, {"by": ("note",)}, keeps_columns=False),
     "until_rows": Case(
         af.until_rows,
         {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},

@@ -65,19 +65,10 @@ def instance_generation(
     seed: another one makes another dataset. round_size: instances of the first round; see until_rows. max_rounds,
     max_candidates: where to stop if the yield is low.
     """
-    chosen = DOMAINS[domain]
-    from_seeds, from_generated = POOLS[pool]
-    words = [sample_values(values=first_words(which=lists), into="first_words", seed=seed)]
-    sample = recipe(
-        sample_values(values=themes(domain, which=lists), into="theme", seed=seed),
-        *(words if domain == "general" else []),
-        sample_demos(k=3, from_seeds=from_seeds, from_generated=from_generated, seed=seed),
-        name="sample",
-    )
     ask = asking(
         "instance_generation",
         domain,
-        template=chat_of(template_file(chosen.prompt("instance_generation"))),
+        template=chat_of(template_file(DOMAINS[domain].prompt("instance_generation"))),
         format=format,
         strictness=strictness,
         token_limit=token_limit,
@@ -90,7 +81,7 @@ def instance_generation(
         until_rows(
             stage=ask,
             rows=rows,
-            sample=sample,
+            sample=_sample(domain, pool, lists, seed),
             attempts=attempts,
             feedback=feedback,
             quota=theme_quota,
@@ -101,4 +92,16 @@ def instance_generation(
         ),
         laid_out(),
         name=f"instance_generation_{domain}",
+    )
+
+
+def _sample(domain: DomainName, pool: Pool, lists: ListName, seed: int) -> Stage:
+    """What is drawn for each new instance."""
+    from_seeds, from_generated = POOLS[pool]
+    words = [sample_values(values=first_words(which=lists), into="first_words", seed=seed)]
+    return recipe(
+        sample_values(values=themes(domain, which=lists), into="theme", seed=seed),
+        *(words if domain == "general" else []),
+        sample_demos(k=3, from_seeds=from_seeds, from_generated=from_generated, seed=seed),
+        name="sample",
     )
