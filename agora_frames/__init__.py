@@ -33,8 +33,6 @@ from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import between, boxed, code_block, json_object, split_on, tagged
 from agora_frames.stages.prompt import render_prompts, template_file
-from agora_frames.stages.rows import failure_counts, keep_valid, replace_rows, with_outcome, with_row_ids
-from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.stages.rows import (
     failure_counts,
     keep_valid,

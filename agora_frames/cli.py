@@ -24,14 +24,13 @@ from rich.markup import escape
 from agora_frames.against import compare
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected
 from agora_frames.cli_bench import add_evaluate_command
-from agora_frames.backends import connect
 from agora_frames.cli_data import add_data_commands
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_pgr import add_pgr_command
 from agora_frames.cli_serve import add_serve_command
 from agora_frames.cli_yield import show_records, show_yield
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
-from agora_frames.display import accepted_table, cost_text, frame_table, record_tables
+from agora_frames.display import accepted_table, cost_text, frame_table
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
@@ -147,9 +146,9 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
     sub.set_defaults(command=_recipes)
     sub = commands.add_parser("serve", parents=[common], help="run vLLM's server for a model on this machine")
     add_serve_command(sub)
-    sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
     about = "put a model through a benchmark, and say what it scored"
     add_evaluate_command(commands.add_parser("evaluate", parents=[common], help=about, description=about))
+    sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
     # Given after `export` or before it, an option counts: a default must not take the place of what was given.
     again = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     again.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -254,7 +253,6 @@ def _plan(args: argparse.Namespace) -> None:
             frame_table(_shortened(compared), title=f"{recipe.name}: what a run would do now, after {args.against}")
         )
     else:
-        out.print(*record_tables(plan(stage, df=df), title=f"{recipe.name}: what a run would ask now"))
         show_records(out, plan(stage, df=df), title=f"{recipe.name}: what a run would ask now")
     out.print("Nothing was called. Figures of tokens and cost say on what they rest; null is unknown.", style="dim")
 

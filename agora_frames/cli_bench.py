@@ -17,7 +17,8 @@ from agora_frames.backends import connect
 from agora_frames.bench import BENCHMARKS
 from agora_frames.bench.benchmark import Benchmark, evaluation, report
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected, named_values
-from agora_frames.display import cost_text, frame_table, record_tables, watched
+from agora_frames.cli_yield import show_records
+from agora_frames.display import cost_text, frame_table, watched
 from agora_frames.errors import BindError, FrameError, StorageError, did_you_mean, listed
 from agora_frames.frames import ITEM_SCORES, REPORT
 from agora_frames.io import check_writable, located, read_frame, write_frame
@@ -80,7 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     asked: dict[str, Any] = {"shots": args.shots, "decoding": decoding, "samples": args.samples, "seed": args.seed}
     stage = evaluation(benchmark, backend=model, **asked)
     if args.plan:
-        out.print(*record_tables(plan(stage, df=items), title=f"{benchmark.name}: what an evaluation would ask now"))
+        show_records(out, plan(stage, df=items), title=f"{benchmark.name}: what an evaluation would ask now")
         out.print("Nothing was called. Figures of tokens and cost say on what they rest.", style="dim")
         return
     _check_places(args, stage(items.clear()), labels)

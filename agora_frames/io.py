@@ -33,7 +33,6 @@ __all__ = [
 
 Url: TypeAlias = str | os.PathLike[str]
 
-
 _DATA_FILE = "data-00000-of-00001.arrow"
 
 
@@ -162,11 +161,6 @@ def read_bytes(url: Url) -> bytes:
     Raises: StorageError when there is none, or it cannot be read.
     """
     url = os.fspath(url)
-def read_bytes(url: str) -> bytes:
-    """The content of a file, wherever it is.
-
-    Raises: StorageError when nothing is there, with what is beside it, or when it cannot be read.
-    """
     fs, path = located(url)
     try:
         data: bytes = fs.cat_file(path)

@@ -40,7 +40,6 @@ from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.metrics.perplexity import add_nll, perplexities
-from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.metrics.reward import reward_column
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.pgr import pgr
@@ -136,7 +135,7 @@ class InOneGo:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class ByLength:
     """A runner that runs nothing: short code passes, empty code is lost."""
 
     def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame:
@@ -221,7 +220,6 @@ class Longer:
         return [None if len(response) > 15 else float(len(response)) for _, response in pairs]
 
 
-
 ITEMS = pl.DataFrame({"instruction": ["RESULT 42 and more", "שלום", "plain"]})
 CASES: dict[str, Case] = {
     "with_row_ids": Case(with_row_ids, without=("row_id",)),
@@ -267,7 +265,7 @@ CASES: dict[str, Case] = {
     "validate": Case(validate, {"schema": Sentence}),
     "extract_code": Case(extract_code, {"column": "text", "name": "prompt"}),
     "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
-    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
+    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": ByLength()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
     "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
@@ -309,6 +307,7 @@ CASES |= {
         af.until_rows,
         {"stage": validate(schema=Sentence), "rows": 3, "candidates": "rows", "distinct": ("note",)},
         keeps_columns=False,
+    ),
     "pgr": Case(pgr, {"resamples": 20}, keeps_columns=False, prepared=as_labelled),
     "pgr, of the mean": Case(
         pgr, {"combine": "pgr_of_mean", "resamples": 0}, keeps_columns=False, prepared=as_labelled

@@ -130,7 +130,7 @@ def fit_plain(features: pl.DataFrame) -> LengthModel:
     Raises: MissingExtraError without statsmodels.
     """
     try:
-        import statsmodels.api as sm  # type: ignore[import-untyped]
+        import statsmodels.api as sm
     except ImportError as exc:
         raise _no_extra("statsmodels") from exc
     _check_fit(features)
@@ -149,9 +149,9 @@ def fit_official(features: pl.DataFrame, *, gamed: pl.DataFrame) -> LengthModel:
     Raises: MissingExtraError without scikit-learn.
     """
     try:
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-        from sklearn.model_selection import GroupKFold  # type: ignore[import-untyped]
-        from sklearn.utils import check_random_state  # type: ignore[import-untyped]
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GroupKFold
+        from sklearn.utils import check_random_state
     except ImportError as exc:
         raise _no_extra("scikit-learn") from exc
     rows = pl.concat(

@@ -162,7 +162,7 @@ def _kappa(one: pl.Series, two: pl.Series, weights: str | None) -> float | None:
     if one.is_empty() or pl.concat([one.cast(pl.Int64), two.cast(pl.Int64)]).n_unique() < 2:
         return None
     try:
-        from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]
+        from sklearn.metrics import cohen_kappa_score
     except ImportError as exc:
         raise MissingExtraError(
             "judge_drift() takes Cohen's kappa from scikit-learn, which is not installed: "

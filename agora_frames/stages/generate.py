@@ -74,12 +74,6 @@ def generate_column(
     null for no reason; BindError when the backend cannot do it; BackendError when no request can be answered.
     """
     _check(backend, samples, seed, observer)
-    backend = backend if observer is None else _counted_apart(backend)
-    if not isinstance(backend, Backend):
-        raise BindError(
-            f"generate_column(backend={backend!r}) is no backend: write backend=connect('openai:gpt-4o-mini')."
-        )
-    _check_numbers(samples, seed, observer)
     backend = _counted_apart(backend) if isinstance(observer, BoundedObserver) else backend
     named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop, "tools": tools}
     shape = _shape(schema, response_format)
