@@ -32,7 +32,6 @@ __all__ = ["SOURCE", "alpaca_eval", "alpaca_judge", "load_alpaca_eval", "scores_
 SOURCE = Source(
     "https://raw.githubusercontent.com/tatsu-lab/alpaca_eval/{revision}/results/gpt4_1106_preview/model_outputs.json",
     "cd543a149df89434d8a54582c0151c0b945c3d20",
-    split="eval",
 )
 
 
