@@ -80,7 +80,6 @@ def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dic
 
 
 ECHO = af.scripted(echo, model="echo")
-GRADE = af.scripted(grade, model="grade")
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,17 @@ class InOneGo:
 
     endpoint: str = "in one go"
     model: str = "echo"
+    script: Any = echo
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         replies = []
         for key, messages, sampling in requests.select("key", "messages", "sampling").reverse().iter_rows():
-            said = echo(json.loads(messages), json.loads(sampling))
+            said = self.script(json.loads(messages), json.loads(sampling))
             replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
         yield pl.DataFrame(replies, schema=REPLIES)
+
+
+GRADE = InOneGo(model="grade", script=grade)
 
 
 class Case(NamedTuple):

@@ -134,7 +134,7 @@ def test_answers_that_are_not_there_or_of_another_form_are_told(tmp_path: Path) 
     with pytest.raises(ReadError, match="`uid`, `model` and `messages`"):
         load_arena_hard(tmp_path / "question.jsonl", answers=tmp_path / "other.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FrameError, match="no file 'question.jsonl'"):
+    with pytest.raises(FrameError, match=r"no file 'question\.jsonl'"):
         load_arena_hard(tmp_path / "empty")
 
 
