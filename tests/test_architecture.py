@@ -25,12 +25,24 @@ LAYERS = {
     "3": ("stage", "compose"),
     "4a": ("stages", "stages.*", "metrics", "metrics.*", "pgr"),
     "4b": (
-        *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),
+        *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandboxed", "sandboxed.*"),
+        *("sandbox", "scale"),
         *("backends", "backends.*", "plan", "against"),
     ),
     "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli", "__init__"),
+    "7": (
+        "discover",
+        "meter",
+        "progress",
+        "display",
+        "run",
+        "cli_backend",
+        "cli_bench",
+        "cli_ledger",
+        "cli",
+        "__init__",
+    ),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -52,7 +64,7 @@ OWNERS = {
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli"),
+    "rich": ("progress", "display", "run", "cli_bench", "cli_ledger", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "statsmodels": ("bench.*", "report"),
     "torch": ("metrics.*", "backends.vllm_engine"),
@@ -63,8 +75,8 @@ OWNERS = {
     "xxhash": ("hashing", "backends.llama_cpp"),
     # of the standard library
     "multiprocessing": ("sandbox", "scale"),
-    "pickle": ("stage",),
-    "socket": ("backends.*", "sandbox"),
+    "pickle": ("stage", "sandboxed.*"),
+    "socket": ("backends.*", "sandboxed.*"),
     "subprocess": ("sandbox", "backends.*", "bench.math_runner"),
 }
 HEAVY = (

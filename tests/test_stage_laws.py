@@ -39,6 +39,7 @@ from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.grade import grade_equal
@@ -96,6 +97,17 @@ class InOneGo:
             said = self.script(json.loads(messages), json.loads(sampling))
             replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
         yield pl.DataFrame(replies, schema=REPLIES)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A runner that runs nothing: short code passes, empty code is lost."""
+
+    def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame:
+        n = pl.col("code").str.len_chars()
+        status = pl.when(n == 0).then(pl.lit("lost")).when(n < 4).then(pl.lit("passed")).otherwise(pl.lit("failed"))
+        columns = {"status": status, "message": pl.col("code"), "output": pl.lit(""), "seconds": pl.lit(0.1)}
+        return programs.select(**columns)
 
 
 GRADE = InOneGo(model="grade", script=grade)
@@ -158,6 +170,9 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "extract_code": Case(extract_code, {"column": "text", "name": "prompt"}),
+    "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
+    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
     "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
@@ -277,7 +292,8 @@ LAW = settings(max_examples=12)
 
 
 def in_order(df: pl.DataFrame) -> pl.DataFrame:
-    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+    named = "position" if "position" in df.columns else "item_id"
+    return df.sort(named, *(["sample"] if "sample" in df.columns else []))
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any
 
+__all__ = ["main"]
+
 
 def main(memory_mb: int) -> None:
     """Answers lines until there are no more."""
