@@ -28,8 +28,10 @@ import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.bench.alpaca_eval import scores_of_annotations
+from agora_frames.bench.arena_hard import scores_of_games
 from agora_frames.bench.benchmark import name_items, settle_scores
 from agora_frames.bench.hendrycks_math import grade_math
+from agora_frames.bench.length_control import length_controlled
 from agora_frames.bench.math_runner import MathRunner
 from agora_frames.bench.pairwise import score_verdicts, win_rates
 from agora_frames.frames import ERROR, REPLIES
@@ -37,6 +39,7 @@ from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.pass_at_k import pass_at_k
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.code import extract_code, grade_code
@@ -129,6 +132,18 @@ class Case(NamedTuple):
         return self.prepared(df.drop(self.without))
 
 
+def as_games(df: pl.DataFrame) -> pl.DataFrame:
+    """Judgments of two games each, as Arena-Hard writes them."""
+    label = pl.col("position").cast(pl.String).replace_strict({"0": "A>>B", "1": "A=B", "2": "B>A"}, default=None)
+    game = pl.struct(score=label)
+    return df.select("position", "note", pl.col("row_id").alias("uid"), pl.concat_list(game, game).alias("games"))
+
+
+def as_lengths(df: pl.DataFrame) -> dict[str, Any]:
+    difficulty = df.select(item_id="row_id", difficulty=pl.col("position") % 5)
+    return {"difficulty": difficulty, "baseline": "text", "answer": "position", "resamples": 2}
+
+
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
 
@@ -200,6 +215,9 @@ CASES |= {
     "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
     "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
     "score_verdicts": Case(score_verdicts, {"answer": "text"}, prepared=judge_pairs(**PAIRS)),
+    "pass_at_k": Case(pass_at_k, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
+    "scores_of_games": Case(scores_of_games, keeps_columns=False, prepared=as_games),
+    "length_controlled": Case(length_controlled, as_lengths, keeps_columns=False, prepared=as_scores),
     "win_rates": Case(win_rates, keeps_columns=False, prepared=as_scores),
     "scores_of_annotations": Case(
         scores_of_annotations, prepared=lambda df: df.with_columns(preference=1 + pl.col("position") % 2)
