@@ -32,8 +32,8 @@ from agora_frames.stages.rows import failure_counts
 
 __all__ = ["add_evaluate_command"]
 
-# Parameters of benchmarks that are no texts or numbers: those of effects come from options of their own.
-_NO_OPTIONS = ("runner", "judge_backend", "judge", "difficulty", "gamed")
+# Parameters of benchmarks that are no texts or numbers; those of effects come from options of their own.
+_NO_OPTIONS = ("runner", "judge_backend", "judge")
 
 
 def add_evaluate_command(sub: argparse.ArgumentParser) -> None:

@@ -28,8 +28,10 @@ import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
 from agora_frames.bench.alpaca_eval import scores_of_annotations
+from agora_frames.bench.arena_hard import scores_of_games
 from agora_frames.bench.benchmark import name_items, settle_scores
 from agora_frames.bench.hendrycks_math import grade_math
+from agora_frames.bench.length_control import length_controlled
 from agora_frames.bench.math_runner import MathRunner
 from agora_frames.bench.pairwise import score_verdicts, win_rates
 from agora_frames.frames import ERROR, REPLIES
@@ -39,6 +41,7 @@ from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocab
 from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.pass_at_k import pass_at_k
 from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.metrics.reward import reward_column
 from agora_frames.metrics.scores import item_scores, summarise
@@ -104,7 +107,6 @@ def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dic
 
 
 ECHO = af.scripted(echo, model="echo")
-GRADE = af.scripted(grade, model="grade")
 
 
 def surprised(messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -125,11 +127,12 @@ class InOneGo:
 
     endpoint: str = "in one go"
     model: str = "echo"
+    script: Any = echo
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         replies = []
         for key, messages, sampling in requests.select("key", "messages", "sampling").reverse().iter_rows():
-            said = echo(json.loads(messages), json.loads(sampling))
+            said = self.script(json.loads(messages), json.loads(sampling))
             replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
         yield pl.DataFrame(replies, schema=REPLIES)
 
@@ -143,6 +146,9 @@ class ByLength:
         status = pl.when(n == 0).then(pl.lit("lost")).when(n < 4).then(pl.lit("passed")).otherwise(pl.lit("failed"))
         columns = {"status": status, "message": pl.col("code"), "output": pl.lit(""), "seconds": pl.lit(0.1)}
         return programs.select(**columns)
+
+
+GRADE = InOneGo(model="grade", script=grade)
 
 
 class Case(NamedTuple):
@@ -159,6 +165,18 @@ class Case(NamedTuple):
 
     def frame(self, df: pl.DataFrame) -> pl.DataFrame:
         return self.prepared(df.drop(self.without))
+
+
+def as_games(df: pl.DataFrame) -> pl.DataFrame:
+    """Judgments of two games each, as Arena-Hard writes them."""
+    label = pl.col("position").cast(pl.String).replace_strict({"0": "A>>B", "1": "A=B", "2": "B>A"}, default=None)
+    game = pl.struct(score=label)
+    return df.select("position", "note", pl.col("row_id").alias("uid"), pl.concat_list(game, game).alias("games"))
+
+
+def as_lengths(df: pl.DataFrame) -> dict[str, Any]:
+    difficulty = df.select(item_id="row_id", difficulty=pl.col("position") % 5)
+    return {"difficulty": difficulty, "baseline": "text", "answer": "position", "resamples": 2}
 
 
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
@@ -293,6 +311,9 @@ CASES |= {
     "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
     "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
     "score_verdicts": Case(score_verdicts, {"answer": "text"}, prepared=judge_pairs(**PAIRS)),
+    "pass_at_k": Case(pass_at_k, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
+    "scores_of_games": Case(scores_of_games, keeps_columns=False, prepared=as_games),
+    "length_controlled": Case(length_controlled, as_lengths, keeps_columns=False, prepared=as_scores),
     "win_rates": Case(win_rates, keeps_columns=False, prepared=as_scores),
     "scores_of_annotations": Case(
         scores_of_annotations, prepared=lambda df: df.with_columns(preference=1 + pl.col("position") % 2)

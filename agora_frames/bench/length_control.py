@@ -215,9 +215,18 @@ def length_controlled(
     judged, unread = df["score"].is_not_null(), df["score"].is_not_null() & df["score_error"].is_not_null()
     row: dict[str, Any] = {"n": df.height, "n_failed": int((~judged).sum()), "n_unread": int(unread.sum())}
     if df.height and judged.any():
-        same = df.select((pl.col(baseline) == pl.col(answer)).fill_null(False).all()).item()
-        row |= {"score": 50.0} if same else _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
+        row |= (
+            {"score": 50.0}
+            if _is_baseline(df, baseline, answer)
+            else _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
+        )
     return pl.DataFrame([row], schema=_SUMMARY)[: df.height]
+
+
+def _is_baseline(df: pl.DataFrame, baseline: str, answer: str) -> bool:
+    """Whether all answers are the baseline's own texts; of lengths alone nobody knows."""
+    texts = all(df.schema.get(name) == pl.String for name in (baseline, answer))
+    return texts and bool(df.select((pl.col(baseline) == pl.col(answer)).fill_null(False).all()).item())
 
 
 def _controlled(

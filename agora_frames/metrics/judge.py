@@ -198,6 +198,10 @@ def ask_judge(
     """
     if not isinstance(judge, Judge):
         raise BindError(f"judge={judge!r:.80} is no judge: write judge=quality('math'), or make a Judge(…).")
+    if read := [name for name, value in shown.items() if into in (name, *value.meta.root_names())]:
+        raise BindError(
+            f"into={into!r} would write the verdict over what is judged: the judge is shown it as {read[0]!r}."
+        )
     seen = df.with_columns(rubric=pl.lit(judge.rubric), **shown)
     prompts = render_prompts(seen, template=judge.prompt, into=f"{into}_prompt")
     df = df.drop(f"{into}_text_parse_error", strict=False)  # of an earlier judge

@@ -141,7 +141,7 @@ def test_the_order_of_an_item_does_not_hang_on_the_others(items: pl.DataFrame) -
 def test_a_judge_without_probabilities_is_another_benchmark(items: pl.DataFrame) -> None:
     weighted, words = alpaca_judge(), alpaca_judge(weighted=False)
     backend = af.scripted(lambda messages: "M" if "MINE" in answers(messages)[1] else "m")
-    bench = alpaca_eval(judge=words, judge_backend=backend)
+    bench = alpaca_eval(weighted=False, judge_backend=backend)
     rows = evaluate(bench, backend=MODEL, items=items[:20])
     assert bench.name == "alpaca_eval_2_unweighted"
     assert rows["score"].to_list() == [1.0] * 20
@@ -170,13 +170,14 @@ def test_an_answer_that_is_the_baselines_is_a_tie(items: pl.DataFrame) -> None:
 
 def test_the_length_controlled_win_rate_is_a_metric_of_its_own(items: pl.DataFrame, folder: Path) -> None:
     difficulty = load_difficulty(folder / "instruction_difficulty_derived.csv")
-    few = items[:60]
+    few = items[:60]  # given as a frame below, and as a file
 
     def judge(messages: list[dict[str, str]]) -> dict[str, Any]:
         m, big_m = answers(messages)
         return says("m", "M", 0.8) if len(m) > len(big_m) else says("M", "m", 0.8)
 
-    bench = alpaca_eval(difficulty=difficulty, judge_backend=af.scripted(judge))
+    file = folder / "instruction_difficulty_derived.csv"
+    bench = alpaca_eval(difficulty=file, judge_backend=af.scripted(judge))
     model = af.scripted(lambda messages: "long " * 40 * (1 + len(messages[-1]["content"]) % 20))
     told = report(evaluate(bench, backend=model, items=few), benchmark=bench, items=few)
     assert told["metric"].to_list() == ["win_rate", "lc_win_rate_mle"]

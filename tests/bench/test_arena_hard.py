@@ -14,7 +14,7 @@ import agora_frames as af
 from agora_frames.backends.scripted import failing
 from agora_frames.bench.arena_hard import arena_hard, load_arena_hard, scores_of_games
 from agora_frames.bench.benchmark import evaluate, report
-from agora_frames.errors import FrameError
+from agora_frames.errors import FrameError, ReadError, StorageError
 from agora_frames.frames import ITEM_SCORES
 from agora_frames.metrics.agreement import swap_consistency
 from agora_frames.metrics.bootstrap import interval
@@ -124,6 +124,18 @@ def test_a_question_without_an_answer_of_the_baseline_is_told(tmp_path: Path) ->
     )
     with pytest.raises(FrameError, match="1 items without an answer of the baseline, the first 'b'"):
         load_arena_hard(tmp_path)
+
+
+def test_answers_that_are_not_there_or_of_another_form_are_told(tmp_path: Path) -> None:
+    (tmp_path / "question.jsonl").write_text('{"uid":"a","prompt":"?"}')
+    (tmp_path / "other.jsonl").write_text('{"uid":"a","text":"x"}')
+    with pytest.raises(StorageError, match="Is it there"):
+        load_arena_hard(tmp_path / "question.jsonl", answers=tmp_path / "none.jsonl")
+    with pytest.raises(ReadError, match="`uid`, `model` and `messages`"):
+        load_arena_hard(tmp_path / "question.jsonl", answers=tmp_path / "other.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FrameError, match=r"no file 'question\.jsonl'"):
+        load_arena_hard(tmp_path / "empty")
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
