@@ -6,6 +6,7 @@ its questions.
 
 from agora_frames.against import compare
 from agora_frames.backends import connect
+from agora_frames.backends.embedders import embedder
 from agora_frames.backends.llama_cpp import llama_cpp
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
@@ -14,6 +15,10 @@ from agora_frames.errors import AgoraError
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts
+from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocabulary_diversity
+from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
+from agora_frames.metrics.reward import reward_column, reward_model
+from agora_frames.pgr import average_pgr, pgr
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
@@ -33,21 +38,28 @@ __all__ = [
     "Stage",
     "Store",
     "accounts",
+    "average_pgr",
     "between",
     "boxed",
     "cached",
     "code_block",
     "compare",
     "connect",
+    "cosine_diversity",
+    "embed_column",
+    "embedder",
     "extend_chat",
     "failing",
     "failure_counts",
     "generate_column",
+    "intrinsic",
+    "intrinsic_rows",
     "json_object",
     "keep_valid",
     "llama_cpp",
     "openai_chat",
     "parse_column",
+    "pgr",
     "plan",
     "progress",
     "read_frame",
@@ -55,6 +67,8 @@ __all__ = [
     "remembered",
     "render_prompts",
     "replace_rows",
+    "reward_column",
+    "reward_model",
     "scripted",
     "split_on",
     "stage",
@@ -63,6 +77,7 @@ __all__ = [
     "template_file",
     "traced",
     "validate",
+    "vocabulary_diversity",
     "with_outcome",
     "with_row_ids",
     "write_frame",
