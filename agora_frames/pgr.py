@@ -141,7 +141,16 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         pl.when(~scored)
         .then(None)
         .when(lacking != "")
-        .then(_error("missing_scores", pl.format("no graded score of {} on {}, {}", lacking, where, _method())))
+        .then(
+            _error(
+                "missing_scores",
+                pl.concat_str(
+                    [pl.format("no graded score of {} on {}", lacking, where), "method"],
+                    separator=", ",
+                    ignore_nulls=True,
+                ),
+            )
+        )
         .when(pl.col("gap") == 0)
         .then(_error("zero_gap", pl.format("base and reference both score {} on {}", pl.col("base").round(2), where)))
     )
@@ -161,10 +170,6 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
 
 def _error(kind: str, message: pl.Expr) -> pl.Expr:
     return pl.struct(kind=pl.lit(kind), message=message).cast(ERROR)
-
-
-def _method() -> pl.Expr:
-    return pl.col("method").fill_null("no method")
 
 
 def _with_flags(made: pl.DataFrame, by: list[str], combine: str, z: float) -> pl.DataFrame:

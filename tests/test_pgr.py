@@ -195,6 +195,13 @@ def test_a_gap_within_its_noise_is_flagged(se: float, flags: list[str]) -> None:
     assert only(pgr(rows), scope="benchmark")["flags"] == flags
 
 
+def test_report_rows_have_a_standard_error_by_their_interval() -> None:
+    ends = {"low": pl.col("score") - 1.96, "high": pl.col("score") + 1.96, "level": pl.lit(0.95)}
+    told, known = summary(20, 30, 60).with_columns(**ends), summary(20, 30, 60).with_columns(se=pl.lit(1.0))
+    (one, two) = (only(pgr(rows), scope="benchmark")["se"] for rows in (told, known))
+    assert one == pytest.approx(two, rel=1e-4)
+
+
 def test_a_gap_whose_interval_reaches_zero_is_flagged() -> None:
     rng = random.Random(1)
     wide = pl.concat([items("math", drawn(rng, 300, p), role=r) for r, p in (("base", 0.1), ("reference", 0.9))])

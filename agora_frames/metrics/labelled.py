@@ -11,12 +11,14 @@ What `pgr` reads. A row is labelled by
 
 and is either one item's score, as `benchmark`, `item_id`, `sample`, `score` (0 to 1, null when it could not be
 graded), `weight` (1 when missing); or, without a column `item_id`, a benchmark's score in points: `score`, and where
-known `se` (its standard error, in points) and `n` (of items).
+known `n` (of items) and `se` (its standard error, in points); or, as report rows have them (see `frames.REPORT`), the
+ends `low` and `high` of its interval at `level`, of which half the width is taken for so many `se`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import polars as pl
 
@@ -72,8 +74,8 @@ def summaries(df: pl.DataFrame, *, by: Sequence[str], seeds: bool) -> pl.DataFra
     """
     names = labels(by, seeds=seeds)
     if "item_id" not in df.columns:
-        given = [pl.col(n) if n in df.columns else pl.lit(None).alias(n) for n in ("se", "n")]
-        given = [given[0].cast(pl.Float64).mean(), given[1].cast(pl.Int64).min()]
+        counted = pl.col("n").cast(pl.Int64).min() if "n" in df.columns else pl.lit(None, dtype=pl.Int64).alias("n")
+        given = [_standard_error(df).mean().alias("se"), counted]
         return (
             df.filter(pl.col("score").is_not_null())
             .group_by(names, maintain_order=True)
@@ -87,6 +89,18 @@ def summaries(df: pl.DataFrame, *, by: Sequence[str], seeds: bool) -> pl.DataFra
         .group_by(names, maintain_order=True)
         .agg(score=100 * mean, se=pl.when(count > 1).then(100 * variance.sqrt()), n=count)
     )
+
+
+def _standard_error(df: pl.DataFrame) -> pl.Expr:
+    """Float64: of a benchmark's score in points; null where it is not known."""
+    if "se" in df.columns:
+        return pl.col("se").cast(pl.Float64)
+    if not {"low", "high", "level"} <= set(df.columns):
+        return pl.lit(None, dtype=pl.Float64)
+    levels = df["level"].drop_nulls().unique()
+    of_level = {level: 2 * NormalDist().inv_cdf((1 + level) / 2) for level in levels}
+    widths = pl.col("level").replace_strict(of_level, default=None, return_dtype=pl.Float64)
+    return (pl.col("high") - pl.col("low")) / widths
 
 
 def item_sums(df: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
