@@ -195,6 +195,20 @@ def test_a_gap_within_its_noise_is_flagged(se: float, flags: list[str]) -> None:
     assert only(pgr(rows), scope="benchmark")["flags"] == flags
 
 
+def test_a_gap_of_means_within_its_noise_is_flagged() -> None:
+    rows = pl.concat([summary(40, 41, 42, "gsm8k"), summary(30, 31, 32, "math")])
+    told = [
+        only(pgr(rows.with_columns(se=pl.lit(se)), combine="pgr_of_mean"), scope="domain")["flags"] for se in (0.5, 2.0)
+    ]
+    assert told == [[], ["unstable_gap"]]  # of the means, the noise is 1.96 * se * sqrt(2) / sqrt(2): 0.98 and 3.92
+
+
+def test_a_model_with_few_graded_items_has_an_interval_of_what_there_is() -> None:
+    rows = [items("math", [0.0] + [None] * 30, role="base"), items("math", [1.0] * 31, role="reference")]
+    found = only(pgr(pl.concat([*rows, items("math", [0.5] * 31)]), resamples=200), scope="benchmark")
+    assert (found["low"], found["pgr"], found["high"]) == (50, 50, 50)
+
+
 def test_report_rows_have_a_standard_error_by_their_interval() -> None:
     ends = {"low": pl.col("score") - 1.96, "high": pl.col("score") + 1.96, "level": pl.lit(0.95)}
     told, known = summary(20, 30, 60).with_columns(**ends), summary(20, 30, 60).with_columns(se=pl.lit(1.0))
@@ -399,6 +413,7 @@ def test_one_seed_has_no_spread() -> None:
         (TWO.with_columns(benchmark=pl.lit("my_bench")), "does not know the domain of 'my_bench'"),
         (pl.concat([TWO, TWO]), "tell them apart|Tell them apart"),
         (TWO.drop("role"), "reads the column 'role'"),
+        (summary(math.nan, 1.0, 2.0), "the score nan of 'math'"),
         (items("math", [2.0]), "it must be a number from 0 to 1"),
         (items("math", [float("nan")]), "it must be a number from 0 to 1"),
         (items("math", [0.5], weight=-1.0), "at least 0"),

@@ -60,7 +60,13 @@ def labelled(df: pl.DataFrame, *, by: Sequence[str], domains: Mapping[str, str] 
     # What base and reference are called is of no consequence: there is one of each for a benchmark.
     students = [pl.when(pl.col("role") == "student").then(name).alias(name) for name in (*by, "method", "train_seed")]
     df = _with_domains(df.with_columns(students), {**DOMAINS, **(domains or {})})
-    df = _with_weights(df) if "item_id" in df.columns else df
+    if "item_id" in df.columns:
+        df = _with_weights(df)
+    elif (odd := df.filter(~pl.col("score").is_finite())).height:
+        raise FrameError(
+            f"pgr() found the score {odd['score'][0]!r} of {odd['benchmark'][0]!r}: it must be a number of points, or "
+            "null where there is none."
+        )
     _no_duplicates(df, names)
     return df
 
@@ -128,7 +134,7 @@ def replicates(df: pl.DataFrame, *, by: Sequence[str], resamples: int, seed: int
     whole = pl.concat([_REPLICATES.to_frame(), *scores]).join(counts, on=["model", "resample"]).join(models, on="model")
     drawn = pl.col("count").filter(pl.col("score").is_not_nan())
     score = (pl.col("count") * pl.col("score")).filter(pl.col("score").is_not_nan()).sum() / drawn.sum()
-    return whole.group_by(*labels(by, seeds=False), "resample").agg(score.alias("score"))
+    return whole.group_by(*labels(by, seeds=False), "resample").agg(score.fill_nan(None).alias("score"))
 
 
 _REPLICATES = pl.Schema({"resample": pl.UInt32(), "model": pl.UInt32(), "score": pl.Float64()})
