@@ -135,12 +135,9 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     lacking = pl.concat_str(
         [pl.when(pl.col(role).is_null()).then(pl.lit(role)) for role in ROLES], separator=" and ", ignore_nulls=True
     )
-    scored = (pl.col("scope") == "benchmark") | pl.col("gap").is_not_null()
     where = pl.concat_str([pl.coalesce("benchmark", "domain"), "method"], separator=", ", ignore_nulls=True)
     own = (
-        pl.when(~scored)
-        .then(None)
-        .when(lacking != "")
+        pl.when((pl.col("scope") == "benchmark") & (lacking != ""))
         .then(_error("missing_scores", pl.format("no graded score of {} on {}", lacking, where)))
         .when(pl.col("gap") == 0)
         .then(_error("zero_gap", pl.format("base and reference both score {} on {}", pl.col("base").round(2), where)))
@@ -151,9 +148,8 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         reasons = parts.group_by(*by, *SCOPES[scope], maintain_order=True).agg(
             pl.col("pgr_error").first().alias("of_part")
         )
-        reasons = reasons.with_columns(scope=pl.lit(scope), benchmark=pl.lit(None, dtype=pl.String))
         keys = [*by, *SCOPES[scope], "scope"]
-        made = made.join(reasons.select(*keys, "of_part"), on=keys, how="left", nulls_equal=True)
+        made = made.join(reasons.with_columns(scope=pl.lit(scope)), on=keys, how="left", nulls_equal=True)
         either = pl.when(pl.col("pgr").is_null()).then(pl.coalesce("pgr_error", "of_part"))
         made = made.with_columns(either.alias("pgr_error")).drop("of_part")
     return made

@@ -147,6 +147,12 @@ def test_a_missing_score_is_a_row_with_a_reason(role: str) -> None:
     assert only(found, scope="benchmark", benchmark="gsm8k")["pgr"] == 50
 
 
+def test_a_domain_without_a_pgr_of_its_mean_names_the_benchmark() -> None:
+    rows = TWO.filter(~((pl.col("role") == "student") & (pl.col("benchmark") == "gsm8k")))
+    found = only(pgr(rows, combine="pgr_of_mean"), scope="domain")
+    assert found["pgr_error"]["message"] == "no graded score of student on gsm8k, response_generation"
+
+
 @pytest.mark.parametrize("combine", ["mean_of_pgr", "pgr_of_mean"])
 def test_nothing_is_averaged_over_a_missing_part(combine: Any) -> None:
     found = pgr(TWO.filter(~((pl.col("role") == "student") & (pl.col("benchmark") == "math"))), combine=combine)
