@@ -6,6 +6,7 @@ its questions.
 
 from agora_frames.against import compare
 from agora_frames.backends import connect
+from agora_frames.backends.embedders import embedder
 from agora_frames.backends.llama_cpp import llama_cpp
 from agora_frames.backends.openai_batch import openai_batch
 from agora_frames.backends.openai_chat import openai_chat
@@ -19,7 +20,11 @@ from agora_frames.importing import import_instances
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts
+from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocabulary_diversity
+from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
 from agora_frames.metrics.perplexity import add_nll, perplexities
+from agora_frames.metrics.reward import reward_column, reward_model
+from agora_frames.pgr import average_pgr, pgr
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
@@ -56,6 +61,7 @@ __all__ = [
     "accounts",
     "add_nll",
     "as_messages",
+    "average_pgr",
     "between",
     "boxed",
     "cached",
@@ -63,14 +69,19 @@ __all__ = [
     "code_block",
     "compare",
     "connect",
+    "cosine_diversity",
     "count_tokens",
     "decontaminate",
+    "embed_column",
+    "embedder",
     "export_dataset",
     "extend_chat",
     "failing",
     "failure_counts",
     "generate_column",
     "import_instances",
+    "intrinsic",
+    "intrinsic_rows",
     "json_object",
     "keep_valid",
     "llama_cpp",
@@ -80,6 +91,7 @@ __all__ = [
     "openai_chat",
     "parse_column",
     "perplexities",
+    "pgr",
     "plan",
     "progress",
     "push_folder",
@@ -89,6 +101,8 @@ __all__ = [
     "remembered",
     "render_prompts",
     "replace_rows",
+    "reward_column",
+    "reward_model",
     "sample_demos",
     "sample_values",
     "scripted",
@@ -103,6 +117,7 @@ __all__ = [
     "until_rows",
     "validate",
     "vllm_engine",
+    "vocabulary_diversity",
     "with_outcome",
     "with_row_ids",
     "write_frame",

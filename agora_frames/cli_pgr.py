@@ -64,6 +64,8 @@ def _pgr(args: argparse.Namespace) -> None:
     )
     out = Console(highlight=False)
     out.print(frame_table(_shown(made.filter(pl.col("scope").is_in(scopes)), labels), title=_title(made), whole=True))
+    for kind, message in made["pgr_error"].drop_nulls().unique(maintain_order=True).struct.unnest().iter_rows():
+        out.print(f"{kind.replace('_', ' ')}: {message}", markup=False, soft_wrap=True)
     out.print(_note(made, combine, args.level), style="dim", soft_wrap=True)
     if args.output:
         write_frame(made, args.output)
@@ -82,23 +84,19 @@ def _must(option: str, given: str, possible: tuple[str, ...]) -> None:
 
 def _shown(made: pl.DataFrame, labels: list[str]) -> pl.DataFrame:
     """What a person reads of it: figures with one digit, and columns that say something."""
-    interval = pl.when(pl.col("low").is_not_null()).then(pl.format("{} to {}", _figure("low"), _figure("high")))
-    reason = pl.format("{}: {}", pl.col("pgr_error").struct.field("kind"), pl.col("pgr_error").struct.field("message"))
-    whose = [pl.col(name).fill_null("") for name in (*labels, "method", "domain", "benchmark")]
-    figures = {"PGR %": _figure("pgr"), "interval": interval, "± se": _figure("se"), "sd of seeds": _figure("sd_seeds")}
-    scores = [_figure(name).alias(name) for name in ("base", "student", "reference")]
-    notes = pl.concat_str(
-        [pl.col("flags").list.join(", ").replace("", None), reason.str.replace("_", " ")],
-        separator="; ",
-        ignore_nulls=True,
+    ends = pl.format("{} to {}", pl.col("low").round(1), pl.col("high").round(1))
+    flags, kind = pl.col("flags").list.join(", ").replace("", None), pl.col("pgr_error").struct.field("kind")
+    table = made.select(
+        *(pl.col(name).fill_null("") for name in (*labels, "method", "domain", "benchmark")),
+        pl.col("pgr").round(1).alias("PGR %"),
+        pl.when(pl.col("low").is_not_null()).then(ends).alias("interval"),
+        pl.col("se").round(1).alias("± se"),
+        pl.col("sd_seeds").round(1).alias("sd of seeds"),
+        pl.col("base", "student", "reference").round(1),
+        pl.concat_str(flags, kind, separator=", ", ignore_nulls=True).str.replace_all("_", " ").alias("note"),
     )
-    table = made.select(*whose, *(each.alias(name) for name, each in figures.items()), *scores, notes.alias("note"))
-    empty = [name for name in table.columns if table[name].fill_null("").eq("").all() and name != "PGR %"]
-    return table.drop(empty)
-
-
-def _figure(column: str) -> pl.Expr:
-    return pl.col(column).map_elements(lambda value: f"{value:.1f}", return_dtype=pl.String)
+    empty = [name for name in table.columns if table[name].cast(pl.String).fill_null("").eq("").all()]
+    return table.drop([name for name in empty if name != "PGR %"])
 
 
 def _title(made: pl.DataFrame) -> str:

@@ -69,10 +69,10 @@ def pgr(
     (the mean of its domains) and `overall` (the mean over methods and domains); what a scope sums up is null there.
     `combine` (String: how a domain was combined), `pgr` (Float64, percent; null for a reason in `pgr_error`),
     `low`, `high` (Float64: the interval; null without items), `se` (Float64: the analytic standard error; null when
-    that of a score is not known), `seeds` (Int64), `sd_seeds` (Float64: standard deviation over students' seeds; null
-    with one), `base`, `student`, `reference`, `gap` (Float64, points; null where PGRs were averaged), `n_base`,
-    `n_student`, `n_reference` (Int64: graded items), `flags` (List(String), never null), `pgr_error` (`zero_gap`,
-    `missing_scores`; null when there is a PGR).
+    that of a score is not known), `seeds` (Int64: of students, with which there is a PGR of the whole scope),
+    `sd_seeds` (Float64: its standard deviation over them; null with one), `base`, `student`, `reference`, `gap`
+    (Float64, points; null where PGRs were averaged), `n_base`, `n_student`, `n_reference` (Int64: graded items),
+    `flags` (List(String), never null), `pgr_error` (`zero_gap`, `missing_scores`; null when there is a PGR).
     Flags: `negative_gap` (the reference is below the base: the sign is turned, and 50 means that the student got
     worse), `unstable_gap` (the interval of the gap reaches 0, so PGR may be anything), `unequal_items` (the three
     were graded on different items).
@@ -135,13 +135,10 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     lacking = pl.concat_str(
         [pl.when(pl.col(role).is_null()).then(pl.lit(role)) for role in ROLES], separator=" and ", ignore_nulls=True
     )
-    scored = (pl.col("scope") == "benchmark") | pl.col("gap").is_not_null()
-    where = pl.coalesce("benchmark", "domain")
+    where = pl.concat_str([pl.coalesce("benchmark", "domain"), "method"], separator=", ", ignore_nulls=True)
     own = (
-        pl.when(~scored)
-        .then(None)
-        .when(lacking != "")
-        .then(_error("missing_scores", pl.format("no graded score of {} on {}, {}", lacking, where, _method())))
+        pl.when((pl.col("scope") == "benchmark") & (lacking != ""))
+        .then(_error("missing_scores", pl.format("no graded score of {} on {}", lacking, where)))
         .when(pl.col("gap") == 0)
         .then(_error("zero_gap", pl.format("base and reference both score {} on {}", pl.col("base").round(2), where)))
     )
@@ -151,9 +148,8 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
         reasons = parts.group_by(*by, *SCOPES[scope], maintain_order=True).agg(
             pl.col("pgr_error").first().alias("of_part")
         )
-        reasons = reasons.with_columns(scope=pl.lit(scope), benchmark=pl.lit(None, dtype=pl.String))
         keys = [*by, *SCOPES[scope], "scope"]
-        made = made.join(reasons.select(*keys, "of_part"), on=keys, how="left", nulls_equal=True)
+        made = made.join(reasons.with_columns(scope=pl.lit(scope)), on=keys, how="left", nulls_equal=True)
         either = pl.when(pl.col("pgr").is_null()).then(pl.coalesce("pgr_error", "of_part"))
         made = made.with_columns(either.alias("pgr_error")).drop("of_part")
     return made
@@ -161,10 +157,6 @@ def _with_errors(made: pl.DataFrame, by: list[str]) -> pl.DataFrame:
 
 def _error(kind: str, message: pl.Expr) -> pl.Expr:
     return pl.struct(kind=pl.lit(kind), message=message).cast(ERROR)
-
-
-def _method() -> pl.Expr:
-    return pl.col("method").fill_null("no method")
 
 
 def _with_flags(made: pl.DataFrame, by: list[str], combine: str, z: float) -> pl.DataFrame:

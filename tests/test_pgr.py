@@ -147,6 +147,12 @@ def test_a_missing_score_is_a_row_with_a_reason(role: str) -> None:
     assert only(found, scope="benchmark", benchmark="gsm8k")["pgr"] == 50
 
 
+def test_a_domain_without_a_pgr_of_its_mean_names_the_benchmark() -> None:
+    rows = TWO.filter(~((pl.col("role") == "student") & (pl.col("benchmark") == "gsm8k")))
+    found = only(pgr(rows, combine="pgr_of_mean"), scope="domain")
+    assert found["pgr_error"]["message"] == "no graded score of student on gsm8k, response_generation"
+
+
 @pytest.mark.parametrize("combine", ["mean_of_pgr", "pgr_of_mean"])
 def test_nothing_is_averaged_over_a_missing_part(combine: Any) -> None:
     found = pgr(TWO.filter(~((pl.col("role") == "student") & (pl.col("benchmark") == "math"))), combine=combine)
@@ -193,6 +199,27 @@ def test_a_negative_gap_is_flagged_in_all_that_it_enters() -> None:
 def test_a_gap_within_its_noise_is_flagged(se: float, flags: list[str]) -> None:
     rows = summary(40, 42, 42).with_columns(se=pl.lit(se))
     assert only(pgr(rows), scope="benchmark")["flags"] == flags
+
+
+def test_a_gap_of_means_within_its_noise_is_flagged() -> None:
+    rows = pl.concat([summary(40, 41, 42, "gsm8k"), summary(30, 31, 32, "math")])
+    told = [
+        only(pgr(rows.with_columns(se=pl.lit(se)), combine="pgr_of_mean"), scope="domain")["flags"] for se in (0.5, 2.0)
+    ]
+    assert told == [[], ["unstable_gap"]]  # of the means, the noise is 1.96 * se * sqrt(2) / sqrt(2): 0.98 and 3.92
+
+
+def test_a_model_with_few_graded_items_has_an_interval_of_what_there_is() -> None:
+    rows = [items("math", [0.0] + [None] * 30, role="base"), items("math", [1.0] * 31, role="reference")]
+    found = only(pgr(pl.concat([*rows, items("math", [0.5] * 31)]), resamples=200), scope="benchmark")
+    assert (found["low"], found["pgr"], found["high"]) == (50, 50, 50)
+
+
+def test_report_rows_have_a_standard_error_by_their_interval() -> None:
+    ends = {"low": pl.col("score") - 1.96, "high": pl.col("score") + 1.96, "level": pl.lit(0.95)}
+    told, known = summary(20, 30, 60).with_columns(**ends), summary(20, 30, 60).with_columns(se=pl.lit(1.0))
+    (one, two) = (only(pgr(rows), scope="benchmark")["se"] for rows in (told, known))
+    assert one == pytest.approx(two, rel=1e-4)
 
 
 def test_a_gap_whose_interval_reaches_zero_is_flagged() -> None:
@@ -392,6 +419,7 @@ def test_one_seed_has_no_spread() -> None:
         (TWO.with_columns(benchmark=pl.lit("my_bench")), "does not know the domain of 'my_bench'"),
         (pl.concat([TWO, TWO]), "tell them apart|Tell them apart"),
         (TWO.drop("role"), "reads the column 'role'"),
+        (summary(math.nan, 1.0, 2.0), "the score nan of 'math'"),
         (items("math", [2.0]), "it must be a number from 0 to 1"),
         (items("math", [float("nan")]), "it must be a number from 0 to 1"),
         (items("math", [0.5], weight=-1.0), "at least 0"),

@@ -11,12 +11,14 @@ What `pgr` reads. A row is labelled by
 
 and is either one item's score, as `benchmark`, `item_id`, `sample`, `score` (0 to 1, null when it could not be
 graded), `weight` (1 when missing); or, without a column `item_id`, a benchmark's score in points: `score`, and where
-known `se` (its standard error, in points) and `n` (of items).
+known `n` (of items) and `se` (its standard error, in points); or, as report rows have them (see `frames.REPORT`), the
+ends `low` and `high` of its interval at `level`, of which half the width is taken for so many `se`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import polars as pl
 
@@ -58,7 +60,13 @@ def labelled(df: pl.DataFrame, *, by: Sequence[str], domains: Mapping[str, str] 
     # What base and reference are called is of no consequence: there is one of each for a benchmark.
     students = [pl.when(pl.col("role") == "student").then(name).alias(name) for name in (*by, "method", "train_seed")]
     df = _with_domains(df.with_columns(students), {**DOMAINS, **(domains or {})})
-    df = _with_weights(df) if "item_id" in df.columns else df
+    if "item_id" in df.columns:
+        df = _with_weights(df)
+    elif (odd := df.filter(~pl.col("score").is_finite())).height:
+        raise FrameError(
+            f"pgr() found the score {odd['score'][0]!r} of {odd['benchmark'][0]!r}: it must be a number of points, or "
+            "null where there is none."
+        )
     _no_duplicates(df, names)
     return df
 
@@ -72,8 +80,8 @@ def summaries(df: pl.DataFrame, *, by: Sequence[str], seeds: bool) -> pl.DataFra
     """
     names = labels(by, seeds=seeds)
     if "item_id" not in df.columns:
-        given = [pl.col(n) if n in df.columns else pl.lit(None).alias(n) for n in ("se", "n")]
-        given = [given[0].cast(pl.Float64).mean(), given[1].cast(pl.Int64).min()]
+        counted = pl.col("n").cast(pl.Int64).min() if "n" in df.columns else pl.lit(None, dtype=pl.Int64).alias("n")
+        given = [_standard_error(df).mean().alias("se"), counted]
         return (
             df.filter(pl.col("score").is_not_null())
             .group_by(names, maintain_order=True)
@@ -87,6 +95,18 @@ def summaries(df: pl.DataFrame, *, by: Sequence[str], seeds: bool) -> pl.DataFra
         .group_by(names, maintain_order=True)
         .agg(score=100 * mean, se=pl.when(count > 1).then(100 * variance.sqrt()), n=count)
     )
+
+
+def _standard_error(df: pl.DataFrame) -> pl.Expr:
+    """Float64: of a benchmark's score in points; null where it is not known."""
+    if "se" in df.columns:
+        return pl.col("se").cast(pl.Float64)
+    if not {"low", "high", "level"} <= set(df.columns):
+        return pl.lit(None, dtype=pl.Float64)
+    levels = df["level"].drop_nulls().unique()
+    of_level = {level: 2 * NormalDist().inv_cdf((1 + level) / 2) for level in levels}
+    widths = pl.col("level").replace_strict(of_level, default=None, return_dtype=pl.Float64)
+    return (pl.col("high") - pl.col("low")) / widths
 
 
 def item_sums(df: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -114,7 +134,7 @@ def replicates(df: pl.DataFrame, *, by: Sequence[str], resamples: int, seed: int
     whole = pl.concat([_REPLICATES.to_frame(), *scores]).join(counts, on=["model", "resample"]).join(models, on="model")
     drawn = pl.col("count").filter(pl.col("score").is_not_nan())
     score = (pl.col("count") * pl.col("score")).filter(pl.col("score").is_not_nan()).sum() / drawn.sum()
-    return whole.group_by(*labels(by, seeds=False), "resample").agg(score.alias("score"))
+    return whole.group_by(*labels(by, seeds=False), "resample").agg(score.fill_nan(None).alias("score"))
 
 
 _REPLICATES = pl.Schema({"resample": pl.UInt32(), "model": pl.UInt32(), "score": pl.Float64()})

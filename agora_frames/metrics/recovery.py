@@ -67,11 +67,13 @@ def scopes_of(cells: pl.DataFrame, keys: list[str], combine: str) -> pl.DataFram
     """The PGR of each student (told apart by `keys`) in every scope."""
     with_pgr = (pl.col("reference") - pl.col("base")).alias("gap"), recovered()
     each = cells.with_columns(with_pgr)
-    by_domain = cells.group_by(*keys, *SCOPES["domain"], maintain_order=True)
+    by_domain = each.group_by(*keys, *SCOPES["domain"], maintain_order=True)
     if combine == "pgr_of_mean":
-        domains = by_domain.agg(map(mean_of_all, ROLES)).with_columns(with_pgr)
+        known = [name for name in ("se_base", "se_reference") if name in cells.columns]
+        of_means = [(_sum_of(pl.col(name) ** 2).sqrt() / pl.len()).alias(name) for name in known]
+        domains = by_domain.agg(*map(mean_of_all, ROLES), *of_means).with_columns(with_pgr)
     else:
-        domains = each.group_by(*keys, *SCOPES["domain"], maintain_order=True).agg(mean_of_all("pgr"))
+        domains = by_domain.agg(mean_of_all("pgr"))
     wholes = [
         domains.group_by(*keys, *SCOPES[scope], maintain_order=True).agg(mean_of_all("pgr"))
         for scope in ("method", "overall")
@@ -99,12 +101,14 @@ def standard_errors(cells: pl.DataFrame, made: pl.DataFrame, by: list[str], comb
             reference=moves * pl.col("pgr") / 100,
         )
         on_benchmarks = moved.group_by(*dict.fromkeys((*group, "benchmark"))).agg(
-            pl.col("se_base", "se_reference").first(), *(_sum(role) for role in ROLES)
+            pl.col("se_base", "se_reference").first(), *(_sum_of(pl.col(role)).alias(role) for role in ROLES)
         )
         shared = sum((pl.col(role) * pl.col(f"se_{role}")) ** 2 for role in ("base", "reference"))
         variance = on_benchmarks.with_columns(variance=pl.col("student") + shared)
         found.append(
-            variance.group_by(group).agg(_sum("variance").sqrt().alias("se")).with_columns(scope=pl.lit(scope))
+            variance.group_by(group)
+            .agg(_sum_of(pl.col("variance")).sqrt().alias("se"))
+            .with_columns(scope=pl.lit(scope))
         )
     return _keyed(found, by, "se")
 
@@ -158,9 +162,9 @@ def mean_of_all(column: str) -> pl.Expr:
     return pl.when(pl.col(column).null_count() == 0).then(pl.col(column).mean()).alias(column)
 
 
-def _sum(column: str) -> pl.Expr:
+def _sum_of(parts: pl.Expr) -> pl.Expr:
     """The sum of all parts; null where one is."""
-    return pl.when(pl.col(column).null_count() == 0).then(pl.col(column).sum()).alias(column)
+    return pl.when(parts.null_count() == 0).then(parts.sum())
 
 
 def _keyed(parts: list[pl.DataFrame], by: list[str], *columns: str) -> pl.DataFrame:
