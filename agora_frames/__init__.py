@@ -17,7 +17,9 @@ from agora_frames.ledger.accounts import accounts
 from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
+from agora_frames.sandbox import run_python, sandbox
 from agora_frames.stage import Stage, stage
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
@@ -40,9 +42,11 @@ __all__ = [
     "compare",
     "connect",
     "extend_chat",
+    "extract_code",
     "failing",
     "failure_counts",
     "generate_column",
+    "grade_code",
     "json_object",
     "keep_valid",
     "llama_cpp",
@@ -55,6 +59,8 @@ __all__ = [
     "remembered",
     "render_prompts",
     "replace_rows",
+    "run_python",
+    "sandbox",
     "scripted",
     "split_on",
     "stage",

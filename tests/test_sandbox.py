@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agora_frames.errors import BindError, FrameError
+from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import OUTCOMES
 from agora_frames.sandbox import isolation, run_python, sandbox
 from agora_frames.sandboxed.examiner import free_names
@@ -99,6 +100,14 @@ def test_it_says_what_is_not_protected(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.WARNING):
         sandbox(allow_unsafe_code=True)
     assert bool(caplog.records) is not there
+
+
+def test_it_counts_by_its_limits_and_not_by_how_many_work() -> None:
+    one, two, other = (
+        fingerprint(sandbox(allow_unsafe_code=True, **given))
+        for given in ({"workers": 1}, {"workers": 2}, {"file_mb": 1})
+    )
+    assert one == two != other
 
 
 # --- tests and code in two processes ---------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ FORGERIES = {
     "kills itself": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "prints the verdict": 'print(\'["passed", ""]\', flush=True)\nimport os; os._exit(0)',
     "writes the verdict to every file": (
-        'import os\nfor fd in range(256):\n  try: os.write(fd, b\'["passed", ""]\')\n  except OSError: pass\nos._exit(0)'
+        'import os\nfor f in range(99):\n  try: os.write(f, b\'["passed", ""]\')\n  except OSError: pass\nos._exit(0)'
     ),
     "answers with what is equal to all": "class A:\n  def __eq__(self, other): return True\ndef double(x): return A()",
     "answers with a number that is equal to all": (
@@ -344,14 +353,14 @@ HOSTILE = {
 @pytest.mark.slow
 def test_hostile_code_fails_and_the_next_program_is_none_the_worse(name: str, isolated: bool) -> None:
     code, expected = HOSTILE[name]
-    before = set(os.listdir("/tmp"))
+    before = set(Path("/tmp").glob("sandbox-*"))
     programs = pl.DataFrame({"code": [code, GOOD], "tests": [TESTS] * 2})
     limits = {"timeout_s": 4, "memory_mb": 256, "processes": 8, "workers": 1, "allow_unsafe_code": True}
     done = run_python(programs, isolated=isolated, **limits)
     assert done["status"][0] in expected, done.row(0)
     assert done["status"][1] == "passed", done.row(1)
     assert len(done["output"][0]) <= 64 << 10
-    assert {name for name in set(os.listdir("/tmp")) - before if name.startswith("sandbox-")} == set()
+    assert set(Path("/tmp").glob("sandbox-*")) <= before
 
 
 def test_the_environment_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
