@@ -263,6 +263,7 @@ FORGERIES = {
         "os.write(3, struct.pack('>Q', len(m)) + m)\ndef double(x): return 1"
     ),
     "raises what the tests might catch": "def double(x): raise AssertionError",
+    "ends a loop of the tests": "def double(x): raise StopIteration",
     "raises what is no Exception": "def double(x): raise GeneratorExit",
     "raises something without a text": (
         "class E(BaseException):\n  def __str__(self): raise self\ndef double(x): raise E"
@@ -287,7 +288,18 @@ FORGERIES = {
 def test_code_does_not_pass_without_being_right(name: str, isolated: bool) -> None:
     if "all it can" in name and not isolated:
         pytest.skip("without namespaces it would end what this user runs on the machine")
-    assert run(FORGERIES[name], isolated=isolated)["status"] not in ("passed", "no_code")
+    tests = f"{TESTS}\nassert all(map(double, [1, 2]))" if "loop" not in name else "assert all(map(double, [1, 2]))"
+    assert run(FORGERIES[name], tests, isolated=isolated)["status"] not in ("passed", "no_code", "lost")
+
+
+@IN_BOTH
+def test_code_that_ends_what_watches_it_is_wrong_and_not_left_out(isolated: bool) -> None:
+    target = "-1" if isolated else "os.getppid()"
+    code = f"import os, signal\nos.kill({target}, signal.SIGKILL)\ndef double(x): return 1"
+    programs = pl.DataFrame({"code": [code, GOOD, code], "tests": [TESTS] * 3})
+    done = run_python(programs, allow_unsafe_code=True, isolated=isolated, workers=1)
+    assert done["status"].to_list()[1] == "passed"
+    assert set(done["status"]) <= {"exited", "failed", "error", "passed"}
 
 
 def test_nothing_of_the_tests_is_in_the_memory_of_the_code() -> None:

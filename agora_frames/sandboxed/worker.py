@@ -42,6 +42,7 @@ __all__ = ["main"]
 _PRELOADED = (bisect, comparing, copy, functools, heapq, itertools, math, re, string, typing)
 _POLL_S = 0.05
 _OPEN_FDS = 4096
+_READ = b"\n"  # what the examiner says when it has its tests
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def main() -> None:
         begun = time.monotonic()
         outcome = _run(settings, *sizes)
         _reply(reply_fd, {**outcome, "seconds": time.monotonic() - begun})
-        if outcome["status"] == "lost":  # what is left of the program in the pipe would be read as the next
+        if outcome["last"]:
             return
 
 
@@ -146,7 +147,9 @@ def _run(settings: _Settings, code_size: int, tests_size: int) -> dict[str, Any]
     os.close(verdict_in)
     if not settings.isolated:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"status": status, "message": message, "output": watched.output.decode("utf-8", "replace")}
+    # If it was not read to its end, what is left of it in the pipe would be read as the next program.
+    last = not watched.verdict.startswith(_READ)
+    return {"status": status, "message": message, "output": watched.output.decode("utf-8", "replace"), "last": last}
 
 
 def _folder(settings: _Settings) -> str:
@@ -187,6 +190,7 @@ def _be_examiner(settings: _Settings, channel: int, verdict: int, size: int) -> 
         if os.read(3, 1) != b"r":
             os._exit(1)
         names, tests = json.loads(read_exactly(0, size))
+        os.write(4, _READ)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _confine(settings, None)
         found = examine(tests, names, socket.socket(fileno=3))
@@ -260,9 +264,11 @@ def _said(verdict: bytes, candidate: int, examiner: int) -> tuple[str, str]:
     try:
         status, message = json.loads(verdict)
     except ValueError:
-        if _how_it_ended(examiner) == "SIGXCPU":
+        how = _how_it_ended(examiner)
+        if how == "SIGXCPU":
             return "timeout", "the tests took more CPU time than they may"
-        return "lost", "the process that runs the tests was ended before they were done"
+        # Mostly it was the code that did so: no way to be left out of the count.
+        return "exited", f"the process that runs the tests was ended before they were done{how and f' ({how})'}"
     if status != "exited" or message:
         return status, message
     how = _how_it_ended(candidate)
