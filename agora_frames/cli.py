@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from ast import literal_eval
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,14 +22,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from agora_frames.against import compare
-from agora_frames.backends import connect
+from agora_frames.cli_backend import add_backend_options, add_limit_options, connected
+from agora_frames.cli_bench import add_evaluate_command
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
-from agora_frames.display import accepted_table, cost_text, frame_table
+from agora_frames.display import accepted_table, cost_text, frame_table, record_tables
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
 from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, read_frame
-from agora_frames.ledger import Ledger
 from agora_frames.ledger.places import without_secrets
 from agora_frames.meter import money
 from agora_frames.plan import plan
@@ -141,6 +140,8 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
     sub = commands.add_parser("recipes", parents=[common], help="list the recipes")
     sub.set_defaults(command=_recipes)
     sub = commands.add_parser("ledger", parents=[common], help="what was called, spent and failed")
+    about = "put a model through a benchmark, and say what it scored"
+    add_evaluate_command(commands.add_parser("evaluate", parents=[common], help=about, description=about))
     # Given after `export` or before it, an option counts: a default must not take the place of what was given.
     again = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     again.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -152,21 +153,16 @@ def _parser(recipe: Recipe | None) -> argparse.ArgumentParser:
 def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> None:
     sub.set_defaults(found=recipe)
     sub.add_argument("recipe", help="a recipe's name (`agora recipes`), or the path of its .py file")
-    add = sub.add_argument_group("options of every recipe").add_argument
-    add("--backend", default="llama:smollm2-135m", help="the model: see `connect` (%(default)s)")
-    add("--model", help="its name, when --backend is a URL")
-    add(
-        "--backend-option", action="append", default=[], metavar="NAME=VALUE", help="such as concurrency=64; repeatable"
-    )
+    group = sub.add_argument_group("options of every recipe")
+    add = group.add_argument
+    add_backend_options(group)
     add(
         "--input", help="a frame: .parquet, .jsonl, .json, .csv, a datasets folder, any fsspec URL (the recipe's seeds)"
     )
     add("--output", default="dataset.parquet", help="where the dataset goes (%(default)s)")
     add("--limit", type=int, metavar="ROWS", help="use the first rows of the input only")
     add("--preview", type=int, metavar="ROWS", help="run the first rows, show them, and write no file")
-    add("--max-cost", type=float, metavar="DOLLARS", help="ask nothing that could make the calls cost more than this")
-    add("--max-tokens-total", type=int, metavar="TOKENS", help="the same in tokens of prompts and replies together")
-    add("--offline", action="store_true", help="call nothing: use the ledger, and list the replies it lacks")
+    add_limit_options(group)
     add(
         "--store",
         default=os.environ.get("AGORA_STORE") or ".agora/store",
@@ -178,7 +174,7 @@ def _add_run_options(sub: argparse.ArgumentParser, recipe: Recipe | None) -> Non
 
 def _run(args: argparse.Namespace) -> None:
     recipe, params, run = args.found, _params(args), _run_id()
-    model, df = _connected(args, recipe, run), _input(args, recipe)
+    model, df = connected(args, recipe=recipe.name, run=run), _input(args, recipe)
     stage = _made(recipe, params, model)
     _check(stage, df, args)
     out = Console(highlight=False)
@@ -237,22 +233,15 @@ def _check(stage: Stage, df: pl.DataFrame, args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> None:
     recipe, out = args.found, Console(highlight=False)
-    stage, df = _made(recipe, _params(args), _connected(args, recipe, run=None)), _input(args, recipe)
+    stage, df = _made(recipe, _params(args), connected(args, recipe=recipe.name, run=None)), _input(args, recipe)
     if args.against:
         compared = compare(stage, df=df, run=args.against, store=Store(args.store))
         out.print(
             frame_table(_shortened(compared), title=f"{recipe.name}: what a run would do now, after {args.against}")
         )
     else:
-        _show_records(out, plan(stage, df=df), title=f"{recipe.name}: what a run would ask now")
+        out.print(*record_tables(plan(stage, df=df), title=f"{recipe.name}: what a run would ask now"))
     out.print("Nothing was called. Figures of tokens and cost say on what they rest; null is unknown.", style="dim")
-
-
-def _show_records(out: Console, records: pl.DataFrame, *, title: str) -> None:
-    """Each row as a table of its own: there are few rows, and many columns."""
-    for row in records.iter_rows(named=True):
-        figures = ["unknown" if value is None else _figure(name, value) for name, value in row.items()]
-        out.print(frame_table(pl.DataFrame({"what": list(row), "figure": figures}), title=title))
 
 
 def _shortened(compared: pl.DataFrame) -> pl.DataFrame:
@@ -266,12 +255,6 @@ def _shortened(compared: pl.DataFrame) -> pl.DataFrame:
     return compared.select("step", "rows", "happens", "why", "to_ask", "known", pl.Series("expected cost", costs))
 
 
-def _figure(name: str, value: object) -> str:
-    if isinstance(value, float):
-        return f"${value:,.4f}" if "cost" in name else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _recipes(args: argparse.Namespace) -> None:
     rows = [{"recipe": r.name, "what it does": r.summary, "options": ", ".join(r.parameters)} for r in all_recipes()]
     out = Console()
@@ -281,30 +264,6 @@ def _recipes(args: argparse.Namespace) -> None:
 
 def _params(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in args.found.parameters}
-
-
-def _connected(args: argparse.Namespace, recipe: Recipe, run: str | None) -> Remembered:
-    options = {} if args.model is None else {"model": args.model}
-    for given in args.backend_option:
-        name, equals, value = given.partition("=")
-        if not equals:
-            raise BindError(f"--backend-option {given!r} must read NAME=VALUE, such as concurrency=64.")
-        if name.replace("-", "_") == "api_key":
-            raise BindError(
-                "an API key does not belong on the command line, where others see it. Set it in the environment: "
-                "OPENAI_API_KEY for OpenAI, AGORA_API_KEY for other endpoints."
-            )
-        options[name.replace("-", "_")] = _value(value)
-    ledger = Ledger(args.ledger, recipe=recipe.name, run=run)
-    limits = {"max_cost": args.max_cost, "max_tokens_total": args.max_tokens_total}
-    return connect(args.backend, ledger=ledger, offline=args.offline, **limits, **options)
-
-
-def _value(text: str) -> Any:
-    try:
-        return literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _input(args: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from agora_frames.meter import cost_text
 from agora_frames.progress import Progress
 from agora_frames.stage import Stage
 
-__all__ = ["accepted_table", "cost_text", "frame_table", "outcomes", "watched"]
+__all__ = ["accepted_table", "cost_text", "frame_table", "outcomes", "record_tables", "watched"]
 
 
 def watched(stage: Stage, console: Console) -> Stage:
@@ -73,6 +73,21 @@ def frame_table(df: pl.DataFrame, *, title: str, whole: bool = False) -> Table:
     for row in df.iter_rows():
         table.add_row(*("" if value is None else escape(_short(value)) for value in row))
     return table
+
+
+def record_tables(records: pl.DataFrame, *, title: str) -> list[Table]:
+    """Each row as a table of its own, for frames of few rows and many columns; null is unknown."""
+    tables = []
+    for row in records.iter_rows(named=True):
+        figures = ["unknown" if value is None else _figure(name, value) for name, value in row.items()]
+        tables.append(frame_table(pl.DataFrame({"what": list(row), "figure": figures}), title=title))
+    return tables
+
+
+def _figure(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"${value:,.4f}" if "cost" in name else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def accepted_table(df: pl.DataFrame, *, rows: int) -> Table:

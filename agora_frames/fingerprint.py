@@ -34,6 +34,7 @@ _Seen: TypeAlias = dict[int, object]
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes)
 _CODE = types.FunctionType | types.ModuleType | type
 _SLOTS = types.GetSetDescriptorType | types.MemberDescriptorType
+_HEAP_TYPE = 1 << 9  # the flag of a class that is not written in C
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 # Members of a class that say where it stands, or that were derived from the others.
@@ -295,6 +296,8 @@ def _known(value: Any) -> str | None:
         found = functools.reduce(getattr, value.__qualname__.split("."), module)
     except AttributeError:
         found = None
+    if isinstance(value, type) and not value.__flags__ & _HEAP_TYPE:  # `types.FunctionType` has no name of its own
+        found = value
     if found is value and _is_installed(module):
         return f"{value.__module__}.{value.__qualname__} {_version(value.__module__)}"
     return None

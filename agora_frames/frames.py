@@ -117,9 +117,10 @@ ITEM_SCORES = pl.Schema(
 
 # A measurement in one row, to be appended to others. `revision`: of the benchmark's data. `shots`: `zero` or `few`.
 # `n`: items asked; `n_failed`: of these, those without any score; `n_unread`: those of which a reply was scored 0
-# because no answer could be read from it. `score`, `low`, `high`: points, and the ends of `interval` (its method) at
-# `level`. `decoding`: a JSON object of what was sent beside the messages. `judge`: its fingerprint, null without one.
-# `dataset_hash`: `hashing.frame_hash` of the items. `seconds`: of the run; null when the rows were not timed.
+# because no answer could be read from it; `samples`: rows to each item, which are replies or games.
+# `score`, `low`, `high`: points, and the ends of `interval` (its method) at `level`. `decoding`: a JSON object of what
+# was sent beside the messages. `judge`: its fingerprint, null without one. `dataset_hash`: `hashing.frame_hash` of the
+# items. `seconds`: of the run; null when the rows were not timed.
 # Tokens and `cost_usd` are those of all calls, of judges too; no cost is told when that of one call is not known.
 REPORT = pl.Schema(
     {
@@ -129,6 +130,7 @@ REPORT = pl.Schema(
         "n": pl.Int64(),
         "n_failed": pl.Int64(),
         "n_unread": pl.Int64(),
+        "samples": pl.Int64(),
         "metric": pl.String(),
         "score": pl.Float64(),
         "low": pl.Float64(),

@@ -31,7 +31,18 @@ LAYERS = {
     ),
     "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
     "6": ("recipes.*", "recipes"),
-    "7": ("discover", "meter", "progress", "display", "run", "cli_ledger", "cli", "__init__"),
+    "7": (
+        "discover",
+        "meter",
+        "progress",
+        "display",
+        "run",
+        "cli_backend",
+        "cli_bench",
+        "cli_ledger",
+        "cli",
+        "__init__",
+    ),
 }
 
 # Which modules may import a library; what is not listed, no module may.
@@ -53,7 +64,7 @@ OWNERS = {
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),
     "ray": ("scale",),
-    "rich": ("progress", "display", "run", "cli_ledger", "cli"),
+    "rich": ("progress", "display", "run", "cli_bench", "cli_ledger", "cli"),
     "sklearn": ("metrics.*", "bench.*"),
     "statsmodels": ("bench.*", "report"),
     "torch": ("metrics.*", "backends.vllm_engine"),
@@ -66,7 +77,7 @@ OWNERS = {
     "multiprocessing": ("sandbox", "scale"),
     "pickle": ("stage", "sandboxed.*"),
     "socket": ("backends.*", "sandboxed.*"),
-    "subprocess": ("sandbox", "backends.*"),
+    "subprocess": ("sandbox", "backends.*", "bench.math_runner"),
 }
 HEAVY = (
     "genai_prices",

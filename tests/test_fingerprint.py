@@ -23,6 +23,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -1224,6 +1225,12 @@ def test_a_stage_counts_the_same_whatever_stands_before_it() -> None:
     copy = pickle.loads(pickle.dumps(shouted()))  # of the helper, too
     assert copy.fn is not shouted.fn
     assert fingerprint([shout, shouted()]) == fingerprint([shout, copy])
+
+
+def test_types_that_are_written_in_c_count_by_name_and_version() -> None:
+    kinds = [types.FunctionType, types.ModuleType, types.GetSetDescriptorType, type(None), dict]
+    assert len({fingerprint(kind) for kind in kinds}) == len(kinds)
+    assert fingerprint(types.FunctionType | type) == fingerprint(types.FunctionType | type)
 
 
 if __name__ == "__main__":

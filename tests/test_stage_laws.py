@@ -24,9 +24,18 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import agora_frames as af
+import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
+from agora_frames.bench.benchmark import name_items, settle_scores
+from agora_frames.bench.hendrycks_math import grade_math
+from agora_frames.bench.math_runner import MathRunner
 from agora_frames.frames import ERROR, REPLIES
+from agora_frames.hashing import seed_of
+from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
+from agora_frames.metrics.judge import difficulty, judge_column, quality
+from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
@@ -61,7 +70,16 @@ def vowels(text: str) -> tuple[str, int] | None:
     return (found[0], len(found)) if found else None
 
 
+def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dict[str, Any]:
+    """A judge: its verdict hangs on what it sees; some it does not give, and some calls fail."""
+    said = seed_of(str(messages), sampling.get("seed"))
+    if said % 5 == 0:
+        return failing("refused")
+    return f"It is so. [RESULT] {said % 7} [[{('A>B', 'B>>A', 'A=B', 'A')[said % 4]}]]"
+
+
 ECHO = af.scripted(echo, model="echo")
+GRADE = af.scripted(grade, model="grade")
 
 
 @dataclass(frozen=True)
@@ -97,16 +115,30 @@ class Case(NamedTuple):
     params: Mapping[str, Any] | Callable[[pl.DataFrame], Mapping[str, Any]] = MappingProxyType({})
     without: tuple[str, ...] = ()  # columns that the frame must lack for the stage to do its work
     keeps_columns: bool = True
+    prepared: Callable[[pl.DataFrame], pl.DataFrame] = lambda df: df  # what the stage reads beside the common columns
 
     def bound(self, df: pl.DataFrame) -> Stage:
         return self.stage(**(self.params(df) if callable(self.params) else self.params))  # type: ignore[no-any-return]
 
     def frame(self, df: pl.DataFrame) -> pl.DataFrame:
-        return df.drop(self.without)
+        return self.prepared(df.drop(self.without))
 
 
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
     return {"rows": df[::2].with_columns(text=pl.lit("anew"))}
+
+
+def as_scores(df: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a benchmark: some right, some wrong, some lost."""
+    told = pl.when(pl.col("earlier_error").is_null()).then((pl.col("position") % 2).cast(pl.Float64))
+    return df.with_columns(
+        pl.lit("b").alias("benchmark"),
+        pl.col("row_id").alias("item_id"),
+        pl.lit(0, dtype=pl.Int64).alias("sample"),
+        told.alias("score"),
+        pl.col("earlier_error").alias("score_error"),
+        pl.lit(1.0).alias("weight"),
+    )
 
 
 CASES: dict[str, Case] = {
@@ -137,6 +169,34 @@ CASES: dict[str, Case] = {
     "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
     "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
+    "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
+    "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
+    "summarise, by labels": Case(
+        summarise, {"by": ("benchmark", "valid"), "interval": "bootstrap", "resamples": 50}, (), False, as_scores
+    ),
+    "name_items": Case(name_items, {"benchmark": "b"}, prepared=lambda df: df.rename({"row_id": "item_id"})),
+    "settle_scores": Case(settle_scores, prepared=lambda df: as_scores(df).drop("score_error", "sample", "weight")),
+    "settle_scores, given": Case(settle_scores, {"wrong": ("truncated",)}, prepared=as_scores),
+    "grade_math": Case(grade_math, {"answer": "text", "reference": "prompt", "runner": MathRunner(10, 1, 2_000)}),
+    "judge_column": Case(
+        judge_column, {"judge": quality("math"), "instruction": "text", "response": "prompt", "backend": GRADE}
+    ),
+    "judge_column, of instructions": Case(
+        judge_column, {"judge": difficulty("code"), "instruction": "text", "into": "hard", "backend": GRADE}
+    ),
+}
+PAIRS = {"judge": comparison("code"), "instruction": "text", "first": "text", "second": "prompt", "backend": GRADE}
+GAMES = judge_pairs(**PAIRS, order="both", equal_is_tie=False)
+GRADED = judge_column(judge=quality("math"), instruction="text", response="prompt", backend=GRADE)
+CASES |= {
+    "judge_pairs": Case(judge_pairs, {**PAIRS, "equal_is_tie": False}),
+    "judge_pairs, both orders": Case(judge_pairs, {**PAIRS, "order": "both", "into": "better"}),
+    "judge_again": Case(judge_again, PAIRS, prepared=judge_pairs(**PAIRS)),
+    "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
+    "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
+    "judge_drift": Case(
+        judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
+    ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -145,7 +205,8 @@ def found_stages() -> dict[str, StageFunction[Any]]:
     """Every stage that the package offers."""
     modules = [
         importlib.import_module(m.name)
-        for m in pkgutil.walk_packages(agora_frames.stages.__path__, "agora_frames.stages.")
+        for package in (agora_frames.stages, agora_frames.metrics)
+        for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
     return {
         value.name: value
@@ -221,7 +282,8 @@ LAW = settings(max_examples=12)
 
 
 def in_order(df: pl.DataFrame) -> pl.DataFrame:
-    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+    named = "position" if "position" in df.columns else "item_id"
+    return df.sort(named, *(["sample"] if "sample" in df.columns else []))
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------

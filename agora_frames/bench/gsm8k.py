@@ -13,11 +13,12 @@ import polars as pl
 
 from agora_frames.bench.benchmark import MATH_DECODING, PROMPTS, UNREAD, Benchmark, Prompt, Source, load_rows
 from agora_frames.compose import recipe
-from agora_frames.errors import FrameError
+from agora_frames.errors import BindError, FrameError
 from agora_frames.stages.grade import grade_equal
 from agora_frames.stages.numbers import last_number, number_after
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.prompt import template_file
+from agora_frames.types import Parser
 
 __all__ = ["Extraction", "gsm8k", "load_gsm8k"]
 
@@ -38,7 +39,9 @@ def gsm8k(*, extraction: Extraction = "flexible", wrong: tuple[str, ...] = UNREA
     `few` shows eight worked problems as one text that the reply goes on with; a base model must be served with a chat
     template that passes the text on as it is.
     """
-    parsers = {"flexible": last_number(), "strict": number_after(*MARKERS)}
+    parsers: dict[Extraction, Parser] = {"flexible": last_number(), "strict": number_after(*MARKERS)}
+    if extraction not in parsers:
+        raise BindError(f"gsm8k(extraction={extraction!r}): it must be 'flexible' or 'strict'.")
     return Benchmark(
         name="gsm8k",
         source=SOURCE,

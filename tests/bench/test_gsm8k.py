@@ -12,7 +12,7 @@ import pytest
 import agora_frames as af
 from agora_frames.bench.benchmark import evaluate, report
 from agora_frames.bench.gsm8k import gsm8k, load_gsm8k
-from agora_frames.errors import FrameError
+from agora_frames.errors import BindError, FrameError
 from agora_frames.stages.grade import grade_equal
 from agora_frames.stages.numbers import last_number, number_after
 from agora_frames.stages.parse import parse_column
@@ -111,6 +111,11 @@ def test_the_sampling_is_that_of_the_paper(items: pl.DataFrame) -> None:
     }
 
 
+def test_an_extraction_that_is_not_there_is_refused() -> None:
+    with pytest.raises(BindError, match="'flexible' or 'strict'"):
+        gsm8k(extraction="loose")  # type: ignore[arg-type]
+
+
 def test_a_row_without_a_reference_is_told(tmp_path: Path) -> None:
     af.write_frame(pl.DataFrame({"question": ["a", "b"], "answer": ["#### 1", "two"]}), tmp_path / "a.jsonl")
     with pytest.raises(FrameError, match="row 1: 'two'"):
@@ -130,7 +135,7 @@ def test_the_demonstrations_are_right_and_no_test_item_is_among_them(items: pl.D
 def test_the_embedded_model_is_scored_honestly(items: pl.DataFrame, tmp_path: Path) -> None:
     model = af.connect("llama:smollm2-135m", ledger=tmp_path / "ledger")
     few = items[:20]
-    rows = evaluate(gsm8k(), backend=model, items=few, decoding={"max_tokens": 200})
+    rows = evaluate(gsm8k(), backend=model, items=few, decoding={"max_tokens": 128})
     (row,) = report(rows, benchmark=gsm8k(), items=few).to_dicts()
     print(f"GSM8K, {row['n']} items, {row['model']}: {row['score']} ({row['low']:.1f} to {row['high']:.1f})")
     assert row["n"] == 20
