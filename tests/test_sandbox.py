@@ -33,7 +33,7 @@ GOOD = "def double(x): return 2 * x\n"
 
 
 def run(code: str, tests: str = TESTS, *, isolated: bool = ISOLATED, **limits: Any) -> dict[str, Any]:
-    limits = {"timeout_s": 20, "memory_mb": 256, "isolated": isolated, "allow_unsafe_code": True, **limits}
+    limits = {"timeout_s": 20, "wall_s": 30, "memory_mb": 256, "isolated": isolated, "allow_unsafe_code": True, **limits}
     return run_python(pl.DataFrame({"code": [code], "tests": [tests]}), **limits).row(0, named=True)
 
 
