@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import polars as pl
@@ -80,8 +80,14 @@ class Sandbox:
         outcomes: list[dict[str, Any]] = [{}] * len(rows)
         n = min(self.workers, len(rows))
         with ThreadPoolExecutor(max(n, 1), thread_name_prefix="sandbox") as pool:
-            for each in [pool.submit(self._work, rows, waiting, outcomes) for _ in range(n)]:
-                each.result()
+            working = [pool.submit(self._work, rows, waiting, outcomes) for _ in range(n)]
+            try:
+                for each in working:
+                    each.result()
+            finally:  # should one fail, or somebody interrupt, the others begin nothing more
+                with contextlib.suppress(Empty):
+                    while True:
+                        waiting.get_nowait()
         return pl.DataFrame(outcomes, schema=OUTCOMES)
 
     def __fingerprint__(self) -> tuple[object, ...]:
@@ -92,10 +98,10 @@ class Sandbox:
         """One worker after the other (mostly it is one), until no program waits."""
         with contextlib.ExitStack() as stack:
             worker = None
-            while not waiting.empty():
+            while True:
                 try:
                     place = waiting.get_nowait()
-                except Exception:  # another thread took the last
+                except Empty:
                     return
                 code, tests, names = rows[place]
                 if code is None:
@@ -228,7 +234,7 @@ def _worker(settings: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
             raise SandboxError(f"namespaces are not to be had here ({said['why']}).")
         yield worker
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             worker.communicate(timeout=_GRACE_S)  # the end of its input is the end of the worker
         worker.kill()
         worker.wait()
@@ -238,7 +244,7 @@ def _outcome(
     worker: subprocess.Popen[bytes], code: str, tests: str, names: list[str] | None, wall_s: float
 ) -> dict[str, Any] | None:
     """What a worker says of one program; None if it says nothing: then it has ended."""
-    program = code.encode("utf-8", "surrogatepass")
+    program = code.encode()
     examination = json.dumps([names, tests]).encode()
     watchdog = threading.Timer(wall_s + _GRACE_S, worker.kill)
     watchdog.start()

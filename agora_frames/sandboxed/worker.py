@@ -239,17 +239,20 @@ def _tasks_of_user() -> int:
 
 def _watch(settings: _Settings, watched: _Watched, output: int, verdict: int) -> tuple[str, str] | None:
     """Listens until the verdict is there; or says why that was not waited for."""
-    deadline = time.monotonic() + settings.wall_s
+    looked = begun = time.monotonic()
     waiting = [output, verdict]
     while verdict in waiting:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        now = time.monotonic()
+        if (left := begun + settings.wall_s - now) <= 0:
             return "timeout", f"it was not done after {settings.wall_s:g} s"
         ready = select.select(waiting, [], [], min(left, _POLL_S))[0]
         waiting = [fd for fd in waiting if fd not in ready or watched.hear(fd, verdict)]
         if watched.printed > _most_printed(settings):
             return "output", f"it printed more than {_most_printed(settings) >> 20} MB"
-        if not ready and (used := _resident_mb(settings.proc)) > settings.memory_mb:
+        if now - looked < _POLL_S:
+            continue
+        looked = now
+        if (used := _resident_mb(settings.proc)) > settings.memory_mb:
             return "memory", f"its processes together took {used} MB, and may take {settings.memory_mb}"
     return None
 
@@ -283,7 +286,8 @@ def _how_it_ended(pid: int) -> str:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+            named = {number.value: number.name for number in signal.Signals}
+            return f"exit {code}" if code >= 0 else named.get(-code, f"signal {-code}")
         time.sleep(0.002)
     return ""
 
