@@ -29,8 +29,10 @@ from agora_frames.plan import plan
 from agora_frames.progress import progress
 from agora_frames.remembered import remembered
 from agora_frames.rounds import shortfall, until_rows
+from agora_frames.sandbox import run_python, sandbox
 from agora_frames.stage import Stage, stage
 from agora_frames.stages.clean import clean_texts
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.decontaminate import decontaminate
 from agora_frames.stages.dedup import mark_duplicates
@@ -76,9 +78,11 @@ __all__ = [
     "embedder",
     "export_dataset",
     "extend_chat",
+    "extract_code",
     "failing",
     "failure_counts",
     "generate_column",
+    "grade_code",
     "import_instances",
     "intrinsic",
     "intrinsic_rows",
@@ -103,8 +107,10 @@ __all__ = [
     "replace_rows",
     "reward_column",
     "reward_model",
+    "run_python",
     "sample_demos",
     "sample_values",
+    "sandbox",
     "scripted",
     "shortfall",
     "split_on",

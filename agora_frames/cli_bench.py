@@ -16,6 +16,7 @@ from rich.console import Console
 from agora_frames.backends import connect
 from agora_frames.bench import BENCHMARKS
 from agora_frames.bench.benchmark import Benchmark, evaluation, report
+from agora_frames.bench.evalplus import LIMITS
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected, named_values
 from agora_frames.cli_yield import show_records
 from agora_frames.display import cost_text, frame_table, watched
@@ -136,7 +137,8 @@ def _sandbox(args: argparse.Namespace) -> Sandbox:
             "that is no virtual machine (agora_frames.sandbox says what holds it). If you accept that: "
             "--allow-unsafe-code."
         )
-    return sandbox(allow_unsafe_code=True)  # of which a plan makes no use: it has no replies to run
+    limits = LIMITS if args.benchmark.endswith("_plus") else {}
+    return sandbox(allow_unsafe_code=True, **limits)  # of which a plan makes no use: it has no replies to run
 
 
 def _items(benchmark: Benchmark, source: str | None, limit: int | None) -> pl.DataFrame:

@@ -9,8 +9,10 @@ files but Python's own, read-only, and an empty folder in memory; all of it ends
 cleared environment, and limits on time, memory, files, processes and output.
 
 What is not protected: the kernel itself, which has no filter of system calls in front of it (there is no seccomp here):
-for code that is written to break out, use a virtual machine. Without namespaces, see `isolation`: the network is open,
-and what other users may read can be read.
+for code that is written to break out, use a virtual machine. Memory in files that have no name (`memfd_create`) is
+bounded for each file and each process, and not for all together. Without namespaces, see `isolation`: the network is
+open, and what other users may read can be read. The tests are trusted: they are held by the same limits, and what they
+say is the verdict.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import polars as pl
@@ -78,8 +80,14 @@ class Sandbox:
         outcomes: list[dict[str, Any]] = [{}] * len(rows)
         n = min(self.workers, len(rows))
         with ThreadPoolExecutor(max(n, 1), thread_name_prefix="sandbox") as pool:
-            for each in [pool.submit(self._work, rows, waiting, outcomes) for _ in range(n)]:
-                each.result()
+            working = [pool.submit(self._work, rows, waiting, outcomes) for _ in range(n)]
+            try:
+                for each in working:
+                    each.result()
+            finally:  # should one fail, or somebody interrupt, the others begin nothing more
+                with contextlib.suppress(Empty):
+                    while True:
+                        waiting.get_nowait()
         return pl.DataFrame(outcomes, schema=OUTCOMES)
 
     def __fingerprint__(self) -> tuple[object, ...]:
@@ -90,18 +98,22 @@ class Sandbox:
         """One worker after the other (mostly it is one), until no program waits."""
         with contextlib.ExitStack() as stack:
             worker = None
-            while not waiting.empty():
+            while True:
                 try:
                     place = waiting.get_nowait()
-                except Exception:  # another thread took the last
+                except Empty:
                     return
                 code, tests, names = rows[place]
                 if code is None:
                     outcomes[place] = {"status": "no_code", "message": "the code is null"}
                     continue
-                if worker is None or worker.poll() is not None:
-                    worker = stack.enter_context(_worker(self))
-                outcomes[place] = _outcome(worker, code, tests or "", names, self.wall_s)
+                for _ in range(2):  # should a worker end, it may be for reasons of the machine; twice, of the code
+                    if worker is None or worker.poll() is not None:
+                        worker = stack.enter_context(_worker(self))
+                    outcome = _outcome(worker, code, tests or "", names, self.wall_s)
+                    outcomes[place] = outcome or {"status": "exited", "message": "it ended the workers that ran it"}
+                    if outcome:
+                        break
 
 
 def sandbox(
@@ -110,7 +122,7 @@ def sandbox(
     timeout_s: float = 10.0,
     wall_s: float | None = None,
     memory_mb: int = 1024,
-    file_mb: int = 64,
+    file_mb: int = 16,
     output_kb: int = 64,
     processes: int = 16,
     workers: int | None = None,
@@ -167,8 +179,8 @@ def run_python(programs: pl.DataFrame, *, allow_unsafe_code: bool = False, **lim
     define, and that are not Python's own).
     Gives: `status`, `message` (String), `output` (String: what the code printed), `seconds` (Float64). A status is
     `passed`; `failed`: an assertion of the tests does not hold; `error`: the code or the tests raised; `exited`: the
-    code ended its process, or crashed; `timeout`, `memory`, `output`: it went over that limit; `lost`: its processes
-    were killed; or `no_code`.
+    code ended its process or that of the tests, or crashed; `timeout`, `memory`, `output`: it went over that limit;
+    or `no_code`.
     Rows: one for each program, in the same order.
     In the tests, what the code defines is called where it lives, in another process. Numbers, texts, collections, dates
     and what inherits from them come back as plain data; anything else can be called, read and iterated, and is equal to
@@ -222,7 +234,7 @@ def _worker(settings: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
             raise SandboxError(f"namespaces are not to be had here ({said['why']}).")
         yield worker
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             worker.communicate(timeout=_GRACE_S)  # the end of its input is the end of the worker
         worker.kill()
         worker.wait()
@@ -230,9 +242,9 @@ def _worker(settings: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
 
 def _outcome(
     worker: subprocess.Popen[bytes], code: str, tests: str, names: list[str] | None, wall_s: float
-) -> dict[str, Any]:
-    """What a worker says of one program; if it says nothing, it is ended."""
-    program = code.encode("utf-8", "surrogatepass")
+) -> dict[str, Any] | None:
+    """What a worker says of one program; None if it says nothing: then it has ended."""
+    program = code.encode()
     examination = json.dumps([names, tests]).encode()
     watchdog = threading.Timer(wall_s + _GRACE_S, worker.kill)
     watchdog.start()
@@ -248,8 +260,8 @@ def _outcome(
     if said is None:
         worker.kill()
         worker.wait()
-        return {"status": "lost", "message": "the worker that ran it was ended"}
-    if said["status"] == "lost":  # the worker ends itself; the next program is for another
+        return None
+    if said.pop("last"):  # of this worker; it ends itself
         worker.wait()
     return said
 

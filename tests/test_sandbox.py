@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agora_frames.errors import BindError, FrameError
+from agora_frames.fingerprint import fingerprint
 from agora_frames.frames import OUTCOMES
 from agora_frames.sandbox import isolation, run_python, sandbox
 from agora_frames.sandboxed.examiner import free_names
@@ -32,8 +33,15 @@ GOOD = "def double(x): return 2 * x\n"
 
 
 def run(code: str, tests: str = TESTS, *, isolated: bool = ISOLATED, **limits: Any) -> dict[str, Any]:
-    limits = {"timeout_s": 20, "memory_mb": 256, "isolated": isolated, "allow_unsafe_code": True, **limits}
-    return run_python(pl.DataFrame({"code": [code], "tests": [tests]}), **limits).row(0, named=True)
+    limits = {
+        "timeout_s": 20,
+        "wall_s": 30,
+        "memory_mb": 256,
+        "isolated": isolated,
+        "allow_unsafe_code": True,
+        **limits,
+    }
+    return run_python(pl.DataFrame({"code": [code], "tests": [tests]}), isolated=isolated, **limits).row(0, named=True)
 
 
 # --- what is asked of it ---------------------------------------------------------------------------------------------
@@ -99,6 +107,14 @@ def test_it_says_what_is_not_protected(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.WARNING):
         sandbox(allow_unsafe_code=True)
     assert bool(caplog.records) is not there
+
+
+def test_it_counts_by_its_limits_and_not_by_how_many_work() -> None:
+    one, two, other = (
+        fingerprint(sandbox(allow_unsafe_code=True, **given))
+        for given in ({"workers": 1}, {"workers": 2}, {"file_mb": 1})
+    )
+    assert one == two != other
 
 
 # --- tests and code in two processes ---------------------------------------------------------------------------------
@@ -220,7 +236,7 @@ FORGERIES = {
     "kills itself": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "prints the verdict": 'print(\'["passed", ""]\', flush=True)\nimport os; os._exit(0)',
     "writes the verdict to every file": (
-        'import os\nfor fd in range(256):\n  try: os.write(fd, b\'["passed", ""]\')\n  except OSError: pass\nos._exit(0)'
+        'import os\nfor f in range(99):\n  try: os.write(f, b\'["passed", ""]\')\n  except OSError: pass\nos._exit(0)'
     ),
     "answers with what is equal to all": "class A:\n  def __eq__(self, other): return True\ndef double(x): return A()",
     "answers with a number that is equal to all": (
@@ -254,6 +270,7 @@ FORGERIES = {
         "os.write(3, struct.pack('>Q', len(m)) + m)\ndef double(x): return 1"
     ),
     "raises what the tests might catch": "def double(x): raise AssertionError",
+    "ends a loop of the tests": "def double(x): raise StopIteration",
     "raises what is no Exception": "def double(x): raise GeneratorExit",
     "raises something without a text": (
         "class E(BaseException):\n  def __str__(self): raise self\ndef double(x): raise E"
@@ -278,7 +295,18 @@ FORGERIES = {
 def test_code_does_not_pass_without_being_right(name: str, isolated: bool) -> None:
     if "all it can" in name and not isolated:
         pytest.skip("without namespaces it would end what this user runs on the machine")
-    assert run(FORGERIES[name], isolated=isolated)["status"] not in ("passed", "no_code")
+    tests = f"{TESTS}\nassert all(map(double, [1, 2]))" if "loop" not in name else "assert all(map(double, [1, 2]))"
+    assert run(FORGERIES[name], tests, isolated=isolated)["status"] not in ("passed", "no_code", "lost")
+
+
+@IN_BOTH
+def test_code_that_ends_what_watches_it_is_wrong_and_not_left_out(isolated: bool) -> None:
+    target = "-1" if isolated else "os.getppid()"
+    code = f"import os, signal\nos.kill({target}, signal.SIGKILL)\ndef double(x): return 1"
+    programs = pl.DataFrame({"code": [code, GOOD, code], "tests": [TESTS] * 3})
+    done = run_python(programs, allow_unsafe_code=True, isolated=isolated, workers=1)
+    assert done["status"].to_list()[1] == "passed"
+    assert set(done["status"]) <= {"exited", "failed", "error", "passed"}
 
 
 def test_nothing_of_the_tests_is_in_the_memory_of_the_code() -> None:
@@ -344,14 +372,15 @@ HOSTILE = {
 @pytest.mark.slow
 def test_hostile_code_fails_and_the_next_program_is_none_the_worse(name: str, isolated: bool) -> None:
     code, expected = HOSTILE[name]
-    before = set(os.listdir("/tmp"))
+    code = f"import os; print(os.getcwd(), flush=True)\n{code}"
     programs = pl.DataFrame({"code": [code, GOOD], "tests": [TESTS] * 2})
     limits = {"timeout_s": 4, "memory_mb": 256, "processes": 8, "workers": 1, "allow_unsafe_code": True}
     done = run_python(programs, isolated=isolated, **limits)
     assert done["status"][0] in expected, done.row(0)
     assert done["status"][1] == "passed", done.row(1)
     assert len(done["output"][0]) <= 64 << 10
-    assert {name for name in set(os.listdir("/tmp")) - before if name.startswith("sandbox-")} == set()
+    folder = done["output"][0].partition("\n")[0]  # none, where the code is no Python
+    assert isolated or not folder or not Path(folder).exists()
 
 
 def test_the_environment_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:

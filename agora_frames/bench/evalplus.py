@@ -12,16 +12,20 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from agora_frames.bench.benchmark import Source
 from agora_frames.errors import FrameError, StorageError, did_you_mean, listed
 from agora_frames.io import read_bytes
 
-__all__ = ["Inputs", "input_form", "plus_tests", "read_tasks"]
+__all__ = ["LIMITS", "Inputs", "input_form", "plus_tests", "read_tasks"]
 
 # `base`: the inputs of the original benchmark alone; `plus`: those, and EvalPlus's own.
 Inputs: TypeAlias = Literal["base", "plus"]
+
+# What a sandbox should leave to these inputs, of which some are heavy: memory as EvalPlus has it.
+LIMITS: Mapping[str, Any] = MappingProxyType({"timeout_s": 60, "memory_mb": 4096})
 
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "contract", "base_input", "plus_input", "atol")
 # By number of the task of MBPP; all others are as they are. (evalplus/data/mbpp.py, lines 49-160)

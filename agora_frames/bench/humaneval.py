@@ -57,10 +57,11 @@ def humaneval(
 ) -> Benchmark:
     """HumanEval, or with `plus` HumanEval+, by pass@k.
 
-    runner: from `sandbox`, which runs the code. plus: EvalPlus's tasks and inputs; inputs: `base` leaves its own inputs
-    out. form: `zero` asks in a chat, or, as a `completion`, shows the head of the function alone, for base models;
-    `few` shows one worked example in front of it, always as a text to be gone on with. samples: replies to each item.
-    ks: of pass@k; each at most `samples`. wrong: kinds of errors for which a reply counts as wrong.
+    runner: from `sandbox`, which runs the code; with `plus`, by `evalplus.LIMITS`. plus: EvalPlus's tasks and inputs;
+    inputs: `base` leaves its own inputs out. form: `zero` asks in a chat, or, as a `completion`, shows the head of the
+    function alone, for base models; `few` shows one worked example in front of it, always as a text to be gone on with.
+    samples: replies to each item. ks: of pass@k; each at most `samples`. wrong: kinds of errors for which a reply
+    counts as wrong.
     """
     _check(form, ks, samples)
     chat = Prompt(template_file(PROMPTS / "humaneval_zero.jinja"))

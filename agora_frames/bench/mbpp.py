@@ -72,10 +72,11 @@ def mbpp(
 ) -> Benchmark:
     """MBPP by pass@k.
 
-    runner: from `sandbox`, which runs the code. variant: `full` (974 tasks), `sanitized` (427 that were looked through
-    by hand), `plus` (EvalPlus's). split: a key of `SPLITS`; of `plus` all tasks are taken. challenge: with the further
-    tests that some tasks of `full` have. inputs: `base` leaves EvalPlus's own inputs out. samples: replies to each
-    item. ks: of pass@k; each at most `samples`. wrong: kinds of errors for which a reply counts as wrong.
+    runner: from `sandbox`, which runs the code; for `plus`, by `evalplus.LIMITS`. variant: `full` (974 tasks),
+    `sanitized` (427 that were looked through by hand), `plus` (EvalPlus's). split: a key of `SPLITS`; of `plus` all
+    tasks are taken. challenge: with the further tests that some tasks of `full` have. inputs: `base` leaves EvalPlus's
+    own inputs out. samples: replies to each item. ks: of pass@k; each at most `samples`. wrong: kinds of errors for
+    which a reply counts as wrong.
     `few` shows three tasks as one text that the reply goes on with; `plus` has none.
     """
     if variant not in SOURCES:

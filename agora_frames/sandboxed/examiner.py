@@ -91,28 +91,34 @@ class _Line:
             send(self.channel, buffer.getvalue())
         except OSError:
             self.end("exited", "")
-        return self.answer()
+        return self.answer(may_stop=asked[0] == "next")
 
-    def answer(self) -> Any:
+    def answer(self, *, may_stop: bool = False) -> Any:
         """What came of it; what the candidate raised is raised here."""
+        (kind, base, message), value = self._received()
+        if not kind:
+            return value
+        if kind in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
+            self.end("exited", f"it raised {kind}({message})")
+        if kind == "MemoryError":
+            self.end("memory", "the code needs more memory than there may be")
+        if base == "StopIteration" and not may_stop:  # would end a loop of the tests before its time
+            base = "RuntimeError"
+        self.raised = _exception(base, message, kind)
+        raise self.raised
+
+    def _received(self) -> tuple[tuple[str, str, str], Any]:
+        """What was raised (name, the built-in kind that it is, message; or empty), and the value."""
         try:
             raised, value = _Unpickler(io.BytesIO(receive(self.channel)), self).load()
-            if raised is not None:
-                kind, base, message = map(str, raised)
+            kind, base, message = ("", "", "") if raised is None else map(str, raised)
+            return (kind, base, message), value
         except (EOFError, OSError):
             self.end("exited", "")
         except MemoryError:
             self.end("memory", "what the code returned needs more memory than there may be")
         except Exception as exc:  # no honest answer breaks the rules of the wire
             self.end("error", f"what the code returned is no data: {type(exc).__name__}: {exc}")
-        if raised is None:
-            return value
-        if kind in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
-            self.end("exited", f"it raised {kind}({message})")
-        if kind == "MemoryError":
-            self.end("memory", "the code needs more memory than there may be")
-        self.raised = _exception(base, message, kind)
-        raise self.raised
 
     def end(self, status: str, message: str) -> NoReturn:
         self.ended = self.ended or (status, message)

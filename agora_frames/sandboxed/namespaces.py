@@ -128,7 +128,7 @@ def limit(*, memory_mb: int, cpu_s: int, file_mb: int, processes: int | None) ->
         resource.RLIMIT_AS: (bytes_, bytes_),
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
         resource.RLIMIT_FSIZE: (file_mb << 20,) * 2,
-        resource.RLIMIT_NOFILE: (64, 64),
+        resource.RLIMIT_NOFILE: (32, 32),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),

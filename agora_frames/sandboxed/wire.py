@@ -24,6 +24,7 @@ DATA: tuple[Any, ...] = (
 # A program on the way to a worker: how many bytes of code, and of tests.
 LENGTHS = struct.Struct(">QQ")
 _LENGTH = struct.Struct(">Q")
+_LONGEST = 1 << 34
 
 
 def kept(number: int) -> None:
@@ -47,4 +48,7 @@ def send(channel: socket.socket, message: bytes) -> None:
 
 
 def receive(channel: socket.socket) -> bytes:
-    return read_exactly(channel.fileno(), *_LENGTH.unpack(read_exactly(channel.fileno(), _LENGTH.size)))
+    (size,) = _LENGTH.unpack(read_exactly(channel.fileno(), _LENGTH.size))
+    if size > _LONGEST:
+        raise ValueError(f"a message of {size:,} bytes is announced")
+    return read_exactly(channel.fileno(), size)

@@ -42,6 +42,7 @@ __all__ = ["main"]
 _PRELOADED = (bisect, comparing, copy, functools, heapq, itertools, math, re, string, typing)
 _POLL_S = 0.05
 _OPEN_FDS = 4096
+_READ = b"\n"  # what the examiner says when it has its tests
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def main() -> None:
         begun = time.monotonic()
         outcome = _run(settings, *sizes)
         _reply(reply_fd, {**outcome, "seconds": time.monotonic() - begun})
-        if outcome["status"] == "lost":  # what is left of the program in the pipe would be read as the next
+        if outcome["last"]:
             return
 
 
@@ -146,7 +147,9 @@ def _run(settings: _Settings, code_size: int, tests_size: int) -> dict[str, Any]
     os.close(verdict_in)
     if not settings.isolated:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"status": status, "message": message, "output": watched.output.decode("utf-8", "replace")}
+    # If it was not read to its end, what is left of it in the pipe would be read as the next program.
+    last = not watched.verdict.startswith(_READ)
+    return {"status": status, "message": message, "output": watched.output.decode("utf-8", "replace"), "last": last}
 
 
 def _folder(settings: _Settings) -> str:
@@ -187,6 +190,7 @@ def _be_examiner(settings: _Settings, channel: int, verdict: int, size: int) -> 
         if os.read(3, 1) != b"r":
             os._exit(1)
         names, tests = json.loads(read_exactly(0, size))
+        os.write(4, _READ)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _confine(settings, None)
         found = examine(tests, names, socket.socket(fileno=3))
@@ -235,17 +239,20 @@ def _tasks_of_user() -> int:
 
 def _watch(settings: _Settings, watched: _Watched, output: int, verdict: int) -> tuple[str, str] | None:
     """Listens until the verdict is there; or says why that was not waited for."""
-    deadline = time.monotonic() + settings.wall_s
+    looked = begun = time.monotonic()
     waiting = [output, verdict]
     while verdict in waiting:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        now = time.monotonic()
+        if (left := begun + settings.wall_s - now) <= 0:
             return "timeout", f"it was not done after {settings.wall_s:g} s"
         ready = select.select(waiting, [], [], min(left, _POLL_S))[0]
         waiting = [fd for fd in waiting if fd not in ready or watched.hear(fd, verdict)]
         if watched.printed > _most_printed(settings):
             return "output", f"it printed more than {_most_printed(settings) >> 20} MB"
-        if not ready and (used := _resident_mb(settings.proc)) > settings.memory_mb:
+        if now - looked < _POLL_S:
+            continue
+        looked = now
+        if (used := _resident_mb(settings.proc)) > settings.memory_mb:
             return "memory", f"its processes together took {used} MB, and may take {settings.memory_mb}"
     return None
 
@@ -260,9 +267,11 @@ def _said(verdict: bytes, candidate: int, examiner: int) -> tuple[str, str]:
     try:
         status, message = json.loads(verdict)
     except ValueError:
-        if _how_it_ended(examiner) == "SIGXCPU":
+        how = _how_it_ended(examiner)
+        if how == "SIGXCPU":
             return "timeout", "the tests took more CPU time than they may"
-        return "lost", "the process that runs the tests was ended before they were done"
+        # Mostly it was the code that did so: no way to be left out of the count.
+        return "exited", f"the process that runs the tests was ended before they were done{how and f' ({how})'}"
     if status != "exited" or message:
         return status, message
     how = _how_it_ended(candidate)
@@ -277,7 +286,8 @@ def _how_it_ended(pid: int) -> str:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+            named = {number.value: number.name for number in signal.Signals}
+            return f"exit {code}" if code >= 0 else named.get(-code, f"signal {-code}")
         time.sleep(0.002)
     return ""
 

@@ -22,7 +22,7 @@ _FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n]
 _PYTHON = ("", "py", "python", "python3", "py3")
 # How a line of code may begin, where prose and code stand in one text.
 _CODE_LINE = re.compile(r"^(?:async def|def|class|import|from|@)\b|^@", re.MULTILINE)
-# A lost program says nothing of its code; all else that did not pass is wrong.
+# A runner elsewhere may lose a program, which says nothing of its code; all else that did not pass is wrong.
 _UNTOLD = ("lost", "no_code")
 
 
@@ -66,9 +66,9 @@ def grade_code(df: pl.DataFrame, *, code: str = "code", tests: str = "tests", ru
     """Runs the code of each row against its tests.
 
     Reads: `code`, `tests` (columns of String), and `names` (List(String)), if there.
-    Adds: `score` (Float64: 1 where the tests passed, 0 where they did not; null where there is no code, or its run was
-    lost), `score_error` (ERROR, kind `lost`; null elsewhere), `run_status`, `run_message`, `run_output` (String) and
-    `run_s` (Float64, seconds), as `sandbox.run_python` says; null where there is no code.
+    Adds: `score` (Float64: 1 where the tests passed, 0 where they did not; null where there is no code, or the runner
+    says `lost`), `score_error` (ERROR, kind `lost`; null elsewhere), `run_status`, `run_message`, `run_output` (String)
+    and `run_s` (Float64, seconds), as `sandbox.run_python` says; null where there is no code.
     Rows: the same, in the same order.
     runner: from `sandbox`; the code that a model wrote is run by nothing else.
     Raises: BindError when that is no runner; SandboxError when no code can be run.

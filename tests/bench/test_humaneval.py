@@ -31,7 +31,7 @@ TASKS = [
         "prompt": 'def half(x):\n    """ Of it. """\n    return x / 2\n\n\ndef quarter(x):\n    """ Of it. """\n',
         "entry_point": "quarter",
         "canonical_solution": "    return half(half(x))\n",
-        "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(4) == 1\n    assert half(candidate(4)) == 0.5\n",
+        "test": "def check(candidate):\n    assert candidate(4) == 1\n    assert half(candidate(4)) == 0.5\n",
     },
 ]
 PLUS = [
@@ -59,7 +59,7 @@ def giving_nothing(items: pl.DataFrame) -> pl.DataFrame:
 
 def script(items: pl.DataFrame, form: Callable[[str, str], str]) -> Any:
     """A model that knows the solutions by their stubs, and says them in some form."""
-    known = {stub.strip(): solution for stub, solution in items.select("stub", "solution").iter_rows()}
+    known = {stub.strip(): solution.lstrip() for stub, solution in items.select("stub", "solution").iter_rows()}
 
     def reply(messages: list[dict[str, str]]) -> str:
         asked = messages[-1]["content"]
