@@ -4,8 +4,8 @@
     python benchmarks/duplicates.py --data FOLDER      # and GSM8K's own test rows against its training rows
     pip install gaoya datasketch                       # the others to compare with; what is missing is left out
 
-The texts are 100 words drawn with Zipf's weights; in a planted one 1 to 15 words are others, so that some are as alike as
-the threshold, 0.6 of all word 3-grams, and some are not. All tools have 128 hashes in the same bands. Libraries give
+The texts are 100 words drawn with Zipf's weights; in a planted one 1 to 15 words are others, so that some are as alike
+as the threshold, 0.6 of all word 3-grams, and some are not. All tools have 128 hashes in the same bands. Libraries give
 candidates; ours are counted exactly after that.
 """
 
