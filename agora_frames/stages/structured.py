@@ -121,7 +121,7 @@ def _checked(schema: Node) -> Node:
     if schema.get("type") != "object" or not isinstance(schema.get("properties"), Mapping) or not schema["properties"]:
         raise BindError(f"the schema must be of an object with `properties`; it is {dict(schema)!r:.200}.")
     try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+        validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
     except SchemaError as exc:
         raise BindError(f"the schema is no JSON schema: {exc.message} at {exc.json_path}.") from exc
     return schema
@@ -151,7 +151,8 @@ def _by_pydantic(model: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
         try:
             made: dict[str, Any] = model.model_validate(found).model_dump(mode="json", by_alias=True)
         except ValueError as exc:
-            first = exc.errors()[0] if hasattr(exc, "errors") else {"loc": (), "msg": str(exc)}
+            errors = getattr(exc, "errors", lambda: [{"loc": (), "msg": str(exc)}])
+            first = errors()[0]
             raise ValueError(_cut(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")) from exc
         return {**found, **made}  # a field may be given under another name than it is told
 
