@@ -39,7 +39,8 @@ from agora_frames.stages.generate import generate_column
 folder, url = Path(sys.argv[1]), sys.argv[2]
 names = [f"r{n}" for n in range(ROWS)]
 df = pl.DataFrame({"row_id": names, "prompt": names})
-model = openai_batch("tiny", base_url=url, api_key="secret", prices=(1, 2), max_requests=3, poll_s=0.02)
+often = {"poll_s": 0.02, "longest_poll_s": 0.05}
+model = openai_batch("tiny", base_url=url, api_key="secret", prices=(1, 2), max_requests=3, **often)
 backend = remembered(model, ledger=Ledger(folder / "ledger"))
 print("ready", flush=True)
 generate_column(df, backend=backend, max_tokens=5).write_parquet(folder / "done.parquet")
@@ -64,7 +65,9 @@ def running(folder: Path, url: str) -> Iterator[subprocess.Popen[str]]:
 def here(folder: Path, url: str) -> pl.DataFrame:
     """The same run, in this process."""
     names = [f"r{n}" for n in range(ROWS)]
-    model = openai_batch("tiny", base_url=url, api_key="secret", prices=(1, 2), max_requests=3, poll_s=0.02)
+    model = openai_batch(
+        "tiny", base_url=url, api_key="secret", prices=(1, 2), max_requests=3, poll_s=0.02, longest_poll_s=0.05
+    )
     backend = remembered(model, ledger=Ledger(folder / "ledger"))
     return generate_column(pl.DataFrame({"row_id": names, "prompt": names}), backend=backend, max_tokens=5)
 
@@ -165,7 +168,7 @@ def test_a_submission_that_arrives_late_is_found_or_comes_to_nothing(
 def test_it_may_be_killed_again_and_again_at_any_moment(tmp_path: Path, undisturbed: pl.DataFrame) -> None:
     rng, kills = random.Random(5), 0
     with batch_server() as server:
-        for _ in range(12):
+        for _ in range(5):
             with running(tmp_path, server.url) as process:
                 try:
                     process.wait(timeout=rng.uniform(0.0, 1.5))
@@ -204,7 +207,7 @@ def test_two_processes_that_take_up_parts_of_the_same_batch_record_it_once(tmp_p
         command = [sys.executable, "-c", part, str(tmp_path), server.url, names]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    with batch_server(steps=("validating", "in_progress", *["in_progress"] * 60, "completed")) as server:
+    with batch_server(steps=("validating", "in_progress", *["in_progress"] * 40, "completed")) as server:
         server.faults = killing = Killing("GET /batches/ID", 2)
         with begin(whole) as first:
             assert killing.arrived.wait(60)

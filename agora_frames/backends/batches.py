@@ -151,15 +151,12 @@ class Batches:
     def _take_up(self) -> None:
         """The batches that an earlier run left behind, as far as they hold what is asked for now."""
         taken: set[str] = set()
-        ended: list[str] = []
         for name in self.notes.names():
             note = self._noted(name)
             if note is None or not any(key in self.places for key in note.keys):
                 continue
             held = self._locked(name)
-            # Whoever held it may have ended it meanwhile, and then its replies are in the ledger.
             if (batch := self._found(name)) is None:
-                ended += [key for key in note.keys if key in self.places]
                 held.close()
                 continue
             note = replace(self._noted(name) or note, batch_id=batch.id)
@@ -168,7 +165,10 @@ class Batches:
             reserved = self.desk.reserve(name, tokens=note.tokens, cost_usd=note.cost_usd) if known else None
             self.opened[name] = Open(note, batch, False, reserved is True, held)
             taken.update(note.keys)
-        for reply in self.ledger.answers(pl.Series(ended)).iter_rows(named=True) if ended else ():
+        # Another process may have ended a batch of some of these since they were looked up: it removes a note after its
+        # replies are recorded, so where there is no note now, they are in the ledger.
+        left = pl.Series([key for key in self.places if key not in taken], dtype=pl.String)
+        for reply in self.ledger.answers(left).iter_rows(named=True):
             taken.add(reply["key"])
             self.put(reply)
         self.todo.extend(place for key, place in self.places.items() if key not in taken)
@@ -334,6 +334,7 @@ class Batches:
         self._release(each)
         if not (errors or full or each.note.giving_up):
             self.notes.remove(each.note.tag)
+            self.opened.pop(each.note.tag).held.close()
             raise self.provider.refused(each.batch)
         for number, key in enumerate(each.note.keys, start=1):
             if number in errors:

@@ -32,6 +32,7 @@ from agora_frames.meter import Meter
 from agora_frames.prices import batch_prices_of
 from agora_frames.remembered import Remembered, remembered
 from agora_frames.stages.generate import generate_column
+from agora_frames.stages.requests import build_requests
 
 
 class Waited:
@@ -265,11 +266,14 @@ def test_a_line_that_the_provider_refuses_fails_alone_and_the_others_go_into_ano
 
 
 @pytest.mark.parametrize(("code", "error"), [("model_not_found", UnknownModelError), ("billing", BackendError)])
-def test_a_batch_that_is_refused_as_a_whole_stops_the_run(tmp_path: Path, code: str, error: type[Exception]) -> None:
+def test_a_batch_that_is_refused_as_a_whole_stops_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: str, error: type[Exception]
+) -> None:
     with batch_server(refuse=lambda lines: [{"code": code, "message": "No.", "line": None}]) as server:
         with pytest.raises(error, match=r"refused the batch batch_2: No\. Nothing was asked or charged"):
             generated(asked(2), model(server, tmp_path))
     assert notes(tmp_path) == []
+    assert "goes on" not in caplog.text
 
 
 # --- calls that fail -------------------------------------------------------------------------------------------------
@@ -550,3 +554,14 @@ def test_it_has_a_name_travels_and_keeps_its_key_to_itself(tmp_path: Path) -> No
     assert isinstance(by.backend, OpenAIBatch)
     assert "secret" not in repr(by)
     assert repr(pickle.loads(pickle.dumps(by))) == repr(by)
+
+
+def test_what_another_process_has_recorded_since_the_look_up_is_not_asked(tmp_path: Path) -> None:
+    """It may have ended the batch of a dead run, and removed its note, just before the notes are read here."""
+    with batch_server() as server:
+        by = model(server, tmp_path)
+        requests = build_requests(asked(3), column="prompt", sampling={"max_tokens": 5}, seed=0, backend=by)
+        Ledger(tmp_path).write({"key": requests["key"][1], "text": "theirs"})
+        replies = pl.concat(by._ask(requests))  # which comes after the look-up
+    assert sorted(replies["text"].to_list()) == ["P0", "P2", "theirs"]
+    assert server.begun == {"p0": 1, "p2": 1}
