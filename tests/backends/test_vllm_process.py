@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,9 +13,9 @@ import pytest
 
 from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.backends.vllm_process import command_of, log_tail
-from agora_frames.backends.vllm_server import serving
+from agora_frames.backends.vllm_server import _wait, serving
 from agora_frames.cli import main
-from agora_frames.errors import MissingExtraError
+from agora_frames.errors import BackendError, MissingExtraError
 from agora_frames.stages.generate import generate_column
 
 without_vllm = pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed here")
@@ -62,3 +63,23 @@ def test_the_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
     assert said.endswith("ValueError: no")
     assert len(said) < 4_000
     assert log_tail(tmp_path / "none") == "(nothing)"
+
+
+@pytest.mark.parametrize(
+    ("code", "within_s", "how"),
+    [
+        ("import sys; sys.exit('no memory')", 60, "ended with 1"),
+        ("import time; print('no memory', flush=True); time.sleep(60)", 1.5, "was not healthy in 1.5 s"),
+    ],
+    ids=["ended", "late"],
+)
+def test_a_server_that_does_not_start_is_an_error_with_its_last_words(
+    tmp_path: Path, code: str, within_s: float, how: str
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=said, stderr=said)
+    with pytest.raises(BackendError, match=f"(?s)server {how}.*no memory"):
+        _wait(process, "http://127.0.0.1:9/health", log, within_s)
+    process.kill()
+    process.wait()
