@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from agora_frames.backends.vllm_engine import vllm_engine
@@ -55,6 +56,32 @@ def test_a_module_runs_in_another_process_wherever_it_is_started(tmp_path: Path)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert os.environ.get("PYTHONPATH", "") in environment["PYTHONPATH"]
+
+
+WATCHED = """
+import os, subprocess, sys, threading, time
+from agora_frames.backends.vllm_worker import watch
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+print(os.getpid(), child.pid, flush=True)
+time.sleep(300)
+"""
+OWNER = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {WATCHED!r}], start_new_session=True)
+time.sleep(300)
+"""
+
+
+def test_a_process_and_its_children_end_when_their_owner_is_killed() -> None:
+    """So that no engine and no server outlives a program that got a SIGKILL."""
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        owner.kill()
+        _, alive = psutil.wait_procs(processes, timeout=20)
+    assert len(processes) == 2
+    assert alive == []
 
 
 def test_the_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
