@@ -20,7 +20,13 @@ def add_serve_command(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--name", help="what the model is called (the name of its folder)")
     sub.add_argument("--log", type=Path, help="the file for what the server says (a temporary one)")
     sub.add_argument("--starts-within", type=float, default=1800.0, metavar="SECONDS", help="(%(default)g)")
-    sub.add_argument("options", nargs="*", metavar="-- OPTION", help="of `vllm serve`: -- --dtype float32 …")
+    sub.add_argument(
+        "--server-option",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="of `vllm serve`, such as dtype=bfloat16 or enforce-eager; repeatable",
+    )
     sub.set_defaults(command=_serve)
 
 
@@ -33,7 +39,7 @@ def _serve(args: argparse.Namespace) -> None:
             args.model,
             port=args.port,
             name=args.name,
-            options=args.options,
+            options=[part for given in args.server_option for part in _option(given)],
             log=log,
             starts_within_s=args.starts_within,
         ) as served:
@@ -42,3 +48,10 @@ def _serve(args: argparse.Namespace) -> None:
             out.print(f"    agora run hello --backend {served.url}")
             out.print("Ctrl-C stops the server.")
             served.wait()  # until the KeyboardInterrupt of Ctrl-C, or of the SIGTERM that `main` makes one
+
+
+def _option(given: str) -> list[str]:
+    """`max_model_len=512` as vLLM's command line has it."""
+    name, equals, value = given.partition("=")
+    flag = f"--{name.lstrip('-').replace('_', '-')}"
+    return [flag, value] if equals else [flag]

@@ -28,10 +28,6 @@ settings.register_profile(
 settings.load_profile("agora")
 
 
-# One thread, which also the server inherits: two spin at barriers on a busy machine, and take 5 times as long.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
 @pytest.hookimpl(tryfirst=True)  # before pytest-socket reads its options
 def pytest_configure(config: pytest.Config) -> None:
     config.option.allow_hosts = config.option.allow_hosts or "127.0.0.1,::1,localhost"
@@ -82,11 +78,11 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
     """What `agora serve` said, when vLLM's server is up for the same model; it is stopped, and must leave nothing."""
     log = tmp_path_factory.mktemp("server") / "server.log"
     program = "import sys; from agora_frames.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "serve", str(tiny), "--port", "0", "--log", str(log), "--"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [*command, *tiny_model.OPTIONS], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    command = [sys.executable, "-c", program, "serve", str(tiny), "--port", "0", "--log", str(log)]
+    command += [part for option in tiny_model.OPTIONS for part in ("--server-option", option)]
+    # One thread, as the engine has: two spin at barriers on a busy machine, and take 5 times as long.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         yield [process.stdout.readline() for _ in range(3)]
         children = psutil.Process(process.pid).children(recursive=True)

@@ -27,8 +27,8 @@ SETTINGS: dict[str, Any] = {
     "engine_args": {"enforce_eager": True, "structured_outputs_config": FORMS},
 }
 OPTIONS = [
-    *("--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory-bytes", str(1 << 27), "--enforce-eager"),
-    *("--structured-outputs-config", json.dumps(FORMS)),
+    *("dtype=float32", "max-model-len=512", f"kv_cache_memory_bytes={1 << 27}", "enforce-eager"),
+    f"structured-outputs-config={json.dumps(FORMS)}",
 ]
 
 

@@ -29,19 +29,12 @@ _log = logging.getLogger(__name__)
 _CAN = ("json_object", "json_schema", "logprobs", "prompt_logprobs")
 # Arguments of the engine that decide what is answered, not only how fast.
 _ANSWERING = (
-    *(
-        "max_model_len",
-        "dtype",
-        "quantization",
-        "kv_cache_dtype",
-        "hf_overrides",
-        "chat_template",
-        "generation_config",
-        "rope_scaling",
-    ),
-    *("override_generation_config", "tokenizer", "reasoning_parser", "trust_remote_code", "structured_outputs_config"),
+    *("max_model_len", "dtype", "quantization", "kv_cache_dtype", "hf_overrides", "rope_scaling", "tokenizer"),
+    *("chat_template", "reasoning_parser", "generation_config", "override_generation_config"),
+    *("trust_remote_code", "structured_outputs_config"),
 )
-_OURS = ("model", "served_model_name", "enable_lora", "max_lora_rank")
+# Those that come from other options; and a secret, which nothing here needs, as nothing is downloaded.
+_OURS = ("model", "served_model_name", "enable_lora", "max_lora_rank", "hf_token")
 # The ranks of adapters that vLLM can make room for.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LOOKS_UP_EVERY_S = 0.05
@@ -134,7 +127,7 @@ def vllm_engine(
     """
     _check(restarts=(restarts, 0), in_flight=(in_flight, 1), n_threads=(n_threads, 1), max_model_len=(max_model_len, 1))
     if clash := [each for each in engine_args or {} if each in _OURS]:
-        raise BindError(f"vllm_engine(engine_args=…) may not hold {listed(clash)}: these come from the other options.")
+        raise BindError(f"vllm_engine(engine_args=…) may not hold {listed(clash)}: they are made of the other options.")
     named = {
         "max_model_len": max_model_len,
         "dtype": dtype,

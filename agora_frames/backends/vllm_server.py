@@ -62,9 +62,9 @@ def serving(
     The server never outlives this process, however it ends.
     Raises: MissingExtraError without vLLM; BackendError, with the server's last words, when it does not start.
     """
+    folder = folder_of(model)
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError(f"vLLM is not installed. Install it with:\n    {INSTALL}")
-    folder = folder_of(model)
     port = _free(port)
     shown = name or (folder.resolve().name if Path(model).expanduser().is_dir() else model)
     arguments = ["--model", str(folder), "--served-model-name", shown, "--host", _HOST, "--port", str(port)]

@@ -120,8 +120,10 @@ class _Engine:
         import vllm
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         arguments = {**(ENGINE_ON_CPU if on_cpu() else {}), **config["engine"]}
+        self.dead = EngineDeadError
         self.version, self.params_of, self.form_of = vllm.__version__, SamplingParams, StructuredOutputsParams
         self.llm: Any = vllm.LLM(**arguments)
         self.model = config["model"]
@@ -180,6 +182,8 @@ class _Engine:
             (number,) = self.llm.enqueue_chat(
                 call["messages"], params, use_tqdm=False, lora_request=self.lora, **_closed(chat)
             )
+        except self.dead:  # of its own process, on a GPU: no fault of this request
+            raise
         except Exception as exc:
             said = " ".join(f"{exc}".split()) or type(exc).__name__
             kind = "context_too_long" if "context length" in said or "max_model_len" in said else "bad_request"

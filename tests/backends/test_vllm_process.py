@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.backends.vllm_process import command_of, log_tail
-from agora_frames.backends.vllm_server import serving
+from agora_frames.backends.vllm_server import _wait, serving
 from agora_frames.cli import main
-from agora_frames.errors import MissingExtraError
+from agora_frames.errors import BackendError, MissingExtraError
 from agora_frames.stages.generate import generate_column
 
 without_vllm = pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed here")
@@ -56,9 +58,55 @@ def test_a_module_runs_in_another_process_wherever_it_is_started(tmp_path: Path)
     assert os.environ.get("PYTHONPATH", "") in environment["PYTHONPATH"]
 
 
+WATCHED = """
+import os, subprocess, sys, threading, time
+from agora_frames.backends.vllm_worker import watch
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+print(os.getpid(), child.pid, flush=True)
+time.sleep(300)
+"""
+OWNER = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {WATCHED!r}], start_new_session=True)
+time.sleep(300)
+"""
+
+
+def test_a_process_and_its_children_end_when_their_owner_is_killed() -> None:
+    """So that no engine and no server outlives a program that got a SIGKILL."""
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        owner.kill()
+        _, alive = psutil.wait_procs(processes, timeout=20)
+    assert len(processes) == 2
+    assert alive == []
+
+
 def test_the_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("x" * 10_000 + "ValueError: no\n")
     said = log_tail(tmp_path / "log")
     assert said.endswith("ValueError: no")
     assert len(said) < 4_000
     assert log_tail(tmp_path / "none") == "(nothing)"
+
+
+@pytest.mark.parametrize(
+    ("code", "within_s", "how"),
+    [
+        ("import sys; sys.exit('no memory')", 60, "ended with 1"),
+        ("import time; print('no memory', flush=True); time.sleep(60)", 1.5, "was not healthy in 1.5 s"),
+    ],
+    ids=["ended", "late"],
+)
+def test_a_server_that_does_not_start_is_an_error_with_its_last_words(
+    tmp_path: Path, code: str, within_s: float, how: str
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=said, stderr=said)
+    with pytest.raises(BackendError, match=f"(?s)server {how}.*no memory"):
+        _wait(process, "http://127.0.0.1:9/health", log, within_s)
+    process.kill()
+    process.wait()
