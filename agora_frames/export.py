@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -101,7 +102,8 @@ def export_dataset(
     place = os.fspath(to)
     if form == "json":
         # As Python's json writes it, which data-agora uses: a file of the same rows is the same bytes.
-        write_bytes_atomically(place, json.dumps(plain.to_dicts(), indent=4).encode())
+        data = json.dumps(plain.to_dicts(), indent=4).encode()
+        write_bytes_atomically(place, gzip.compress(data, mtime=0) if place.lower().endswith(".gz") else data)
     elif form == "folder":
         place = place.rstrip("/")
         rows = instances(df, config=config, lineage=True)

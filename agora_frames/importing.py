@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -96,8 +97,7 @@ def import_instances(url: Url, *, source: Source | None = None, config: str | No
     if source is not None and source not in get_args(Source):
         raise BindError(f"import_instances(source={source!r}): it must be one of {listed(get_args(Source))}, or None.")
     shown = str(url)
-    data = read_bytes(shown)
-    text = (gzip.decompress(data) if shown.lower().endswith(".gz") else data).decode("utf-8-sig", errors="replace")
+    text = _unpacked(read_bytes(shown), shown).decode("utf-8-sig", errors="replace")
     problems: list[tuple[int, str, bool]] = []
     items = list(_items(text, problems))
     known = source or _source_of(items, shown, problems)
@@ -115,6 +115,13 @@ def import_instances(url: Url, *, source: Source | None = None, config: str | No
             problems.append((place, str(wrong), True))
     frame = pl.DataFrame([paired(row) for row in rows], schema=IMPORTED)
     return Imported(frame, pl.DataFrame(sorted(problems), schema=_PROBLEMS, orient="row"), known)
+
+
+def _unpacked(data: bytes, shown: str) -> bytes:
+    try:
+        return gzip.decompress(data) if shown.lower().endswith(".gz") else data
+    except (OSError, EOFError, zlib.error) as exc:
+        raise ReadError(f"{shown!r} cannot be unpacked: {exc}. Fetch it again, or unpack what there is of it.") from exc
 
 
 def _items(text: str, problems: list[tuple[int, str, bool]]) -> Iterator[tuple[int, Fields]]:

@@ -72,6 +72,11 @@ def test_json_is_what_data_agora_writes(tmp_path):
     assert (tmp_path / "d.json").read_text() == expected
 
 
+def test_json_may_be_packed(tmp_path):
+    export_dataset(DATASET, tmp_path / "d.json.gz", form="json")
+    assert import_instances(tmp_path / "d.json.gz").rows["response"].to_list() == DATASET["response"].to_list()
+
+
 def test_json_lines_hold_the_same_rows(tmp_path):
     export_dataset(DATASET, tmp_path / "d.jsonl", form="jsonl")
     assert read_frame(tmp_path / "d.jsonl").equals(DATASET.select("instruction", "response", "config"))

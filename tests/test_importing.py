@@ -100,6 +100,12 @@ def test_files_may_be_packed_and_begin_with_a_mark(tmp_path):
     assert import_instances(tmp_path / "x.jsonl.gz").rows.height == 1
 
 
+def test_a_packed_file_that_is_cut_off_is_told(tmp_path):
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-9])
+    with pytest.raises(ReadError, match="cannot be unpacked"):
+        import_instances(tmp_path / "x.jsonl.gz")
+
+
 def test_half_a_surrogate_pair_is_mended(tmp_path):
     assert first(tmp_path, '{"instruction": "a\\ud83d", "response": "b"}')["instruction"] == "a\ufffd"
 

@@ -74,7 +74,8 @@ def count_tokens(
     Rows: the same, in the same order.
     tokenizer: of the student: `tokenizer_file(path)`, or `agora_frames.tokenizer.load_tokenizer(name, revision=…)`.
     Unless given, the small one that ships with agora_frames (6,144 byte pairs, trained on English, arithmetic and
-    Python): it needs no network, and counts about a third more tokens than one of 128,000 does in English.
+    Python): it needs no network. Against SmolLM2's of 49,152 it counts 0.94 to 1.14 times as many tokens in mathematics
+    and code, and 1.25 to 1.6 times as many in other English: near the limit, give the student's own.
     template: a name in CHAT_TEMPLATES, or a Jinja2 template of `messages` such as a model's own `chat_template`
     (`bos_token` and `eos_token` are empty there; write them out if they count); None: the texts alone, one by one.
     system: what a system message in front says; None: there is none. Without a template it is not used.

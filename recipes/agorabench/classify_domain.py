@@ -48,7 +48,8 @@ def classify_domain(*, backend: Backend, max_tokens: int = 8) -> Stage:
 def of_whole_replies(df: pl.DataFrame) -> pl.DataFrame:
     """A reply that was cut short might have gone on to say the other word: it gives no domain.
 
-    Reads: `verdict_error`. Adds: `domain` in its place, null where there is an error. Rows: the same, in the same order.
+    Reads: `verdict_error`. Adds: `domain` in its place, null where there is an error.
+    Rows: the same, in the same order.
     """
     return df.with_columns(pl.when(pl.col("verdict_error").is_null()).then("domain").alias("domain"))
 
