@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["scripted", "real"])
     parser.add_argument("--rows", type=int, help="accepted rows of each setting (10,000 scripted, 8 real)")
     parser.add_argument("--tries", type=int, default=12, help="replies in free form of the embedded model")
+    parser.add_argument("--most", type=int, default=40, help="candidates of the embedded model, two attempts at each")
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--domains", nargs="*", default=DOMAINS)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "nine.json")
@@ -57,7 +58,7 @@ def main() -> None:
 
 def apart(kind: str, method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
     """One setting in a process of its own."""
-    options = ["--tries", str(args.tries), *(["--rows", str(args.rows)] if args.rows else [])]
+    options = ["--tries", str(args.tries), "--most", str(args.most), *(["--rows", str(args.rows)] if args.rows else [])]
     command = [sys.executable, str(Path(__file__)), "--one", kind, method, domain, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -156,7 +157,7 @@ def real(method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
         form = "markers" if share >= _FREE_FORM_ENOUGH else "json"
         if form == "json":
             options.pop("shots", None)
-        done = made(method, domain, model, rows, attempts=10, max_candidates=30, format=form, **options)
+        done = made(method, domain, model, rows, attempts=2, max_candidates=args.most, format=form, **options)
         wall = time.perf_counter() - begun
         model.ledger.close()
     return {

@@ -27,3 +27,10 @@ def echo(messages: list[dict[str, str]]) -> str:
 def long_text(messages: list[dict[str, str]]) -> str:
     """100,000 characters, to fill a disk with."""
     return messages[-1]["content"] + "x" * 100_000
+
+
+def instance(messages: list[dict[str, str]], sampling: dict[str, Any]) -> object:
+    """A new problem in mathematics with its solution; one in four keeps to no form."""
+    seed = sampling["seed"]
+    text = f"What is {seed} and 2?\nOUTPUT: We add them.\n[RESULT] {seed + 2} [/RESULT]" if seed % 4 else "No."
+    return {"text": text, "finish_reason": "stop", "prompt_tokens": 900, "completion_tokens": 30}

@@ -511,3 +511,34 @@ def test_passwords_in_addresses_are_neither_printed_nor_written(capsys: pytest.C
     assert told["ledger"] == "memory://h/ledger"
     assert told["input"]["from"] == "memory://h/seeds.jsonl"
     assert "memory://***@h/ledger" in told["command"]
+
+
+# Runs in rounds
+
+
+def test_a_run_of_so_many_rows_writes_them_and_says_what_they_took(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["instance_generation", "--rows", "30", "--backend", "scripted:fakes:instance"]
+    assert main(["run", *wanted, "--output", "made.parquet"]) == 0
+    assert pl.read_parquet("made.parquet").height == 30
+    said = capsys.readouterr().out
+    assert "Yield by round" in said and "Yield by theme" in said and "missing" not in said
+    manifest = json.loads(Path("made.manifest.json").read_text())
+    assert manifest["shortfall"] is None
+    (whole,) = [row for row in manifest["yield"] if row["by"] == "all"]
+    assert whole["accepted"] == 30 and whole["asked"] == manifest["rows"]["requested"]
+    assert main(["plan", *wanted]) == 0
+    assert "30" in capsys.readouterr().out
+
+
+def test_a_run_that_meets_a_limit_writes_what_there_is_and_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["instance_generation", "--rows", "30", "--max-candidates", "10", "--backend", "scripted:fakes:instance"]
+    assert main(["run", *wanted]) == 2
+    assert pl.read_parquet("dataset.parquet").height == 10
+    assert "20 of 30 rows are missing: max_candidates=10 was met." in capsys.readouterr().out
+
+
+def test_seeds_is_another_name_of_input(capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame({"instruction": ["1?", "2?", "3?"], "response": ["1", "2", "3"]}).write_parquet("own.parquet")
+    wanted = ["instance_generation", "--rows", "5", "--seeds", "own.parquet", "--backend", "scripted:fakes:instance"]
+    assert main(["run", *wanted]) == 0
+    assert "3 rows" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
@@ -32,6 +33,15 @@ _MARKERS = {
 }
 _STOP = "[END]"
 
+# In JSON, what the form of a response is made of has keys of its own, so that a schema holds the model to the form.
+_TEXT = {"type": "string"}
+_TAGS = ["python", "java", "cpp", "c", "javascript", "csharp", "php"]
+_PARTS: dict[DomainName, dict[str, Any]] = {
+    "math": {"solution": _TEXT, "result": _TEXT},
+    "code": {"language": {"type": "string", "enum": _TAGS}, "code": _TEXT},
+    "general": {"response": _TEXT},
+}
+
 # Where the texts stand in a row, in front of all else.
 _FIRST = ("row_id", "instruction", "response", "config", "parents", "theme", "first_words", "slot", "round", "attempt")
 
@@ -51,15 +61,16 @@ def asking(
     """Rows in, each asked once, its reply read and judged: what `until_rows` repeats.
 
     format: `markers`, a free form with markers between the texts; `json`, an object that the backend is held to by a
-    schema. strictness, token_limit: see `schema_for`. themes: code must be in the language of its theme. sampling: of
-    `generate_column`.
+    schema, in which solution and result, or language and code, stand apart. strictness, token_limit: see `schema_for`.
+    themes: code must be in the language of its theme. sampling: of `generate_column`.
     """
     into = ("response",) if method == "response_generation" else ("instruction", "response")
     free = method not in _MARKERS
     parser: Parser = str.strip if free else split_on(*_MARKERS[method], end=_STOP, start_given=True)
     told: dict[str, Any] = {} if free else {"stop": [_STOP]}
     if format == "json":
-        parser, told = json_object(*into), {"response_format": _held_to(into)}
+        keys = {**dict.fromkeys(into[:-1], _TEXT), **_PARTS[domain]}
+        parser, told = _FromJson(tuple(keys), domain), {"response_format": _held_to(keys)}
     schema = schema_for(domain, strictness=strictness, max_tokens=token_limit, themes=themes, method=method)
     counting = [count_tokens()] if token_limit is not None else []
     steps: list[AnyStage] = [
@@ -74,15 +85,30 @@ def asking(
     return recipe(*steps, name=f"{method}_{domain}")
 
 
-def _held_to(keys: Sequence[str]) -> dict[str, Any]:
-    """The response format of an object of texts, as OpenAI's chat completions take it."""
-    schema = {
-        "type": "object",
-        "properties": {key: {"type": "string"} for key in keys},
-        "required": list(keys),
-        "additionalProperties": False,
-    }
+def _held_to(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The response format of an object with these keys, as OpenAI's chat completions take it."""
+    schema = {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "instance", "strict": True, "schema": schema}}
+
+
+@dataclass(frozen=True)
+class _FromJson:
+    """A parser of objects with these keys, that puts the parts of a response together in its domain's form."""
+
+    keys: tuple[str, ...]
+    domain: DomainName
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        found = json_object(*self.keys)(text)
+        values = [found] if len(self.keys) == 1 else list(found)
+        if strange := [key for key, value in zip(self.keys, values, strict=True) if not isinstance(value, str)]:
+            raise ValueError(f"the value of {strange[0]!r} is no text")
+        *before, last = values
+        if self.domain == "math":
+            return (*before[:-1], f"{before[-1]}\n[RESULT] {last} [/RESULT]")
+        if self.domain == "code":
+            return (*before[:-1], f"```{before[-1]}\n{last}\n```")
+        return (*before, last)
 
 
 def chat_of(template: str | Sequence[Message]) -> list[Message]:

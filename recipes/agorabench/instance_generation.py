@@ -50,7 +50,6 @@ def instance_generation(
     max_tokens: int = 4096,
     seed: int = 0,
     round_size: int = 25,
-    max_rounds: int | None = None,
     max_candidates: int | None = None,
 ) -> Stage:
     """Seeds in, exactly `rows` new and valid instances out.
@@ -62,8 +61,8 @@ def instance_generation(
     the most accepted instances of one theme. attempts: draws at one instance until it is valid. feedback: the next
     draw is told why the last was turned down. strictness: the corrected rules, or those of data-agora. token_limit:
     the most tokens of an instance in its student's chat template. temperature, top_p, max_tokens: of the sampling.
-    seed: another one makes another dataset. round_size: instances of the first round; see until_rows. max_rounds,
-    max_candidates: where to stop if the yield is low.
+    seed: another one makes another dataset. round_size: instances of the first round. max_candidates: where to stop
+    if the yield is low.
     """
     ask = asking(
         "instance_generation",
@@ -86,7 +85,6 @@ def instance_generation(
             feedback=feedback,
             quota=theme_quota,
             round_size=round_size,
-            max_rounds=max_rounds,
             max_candidates=max_candidates,
             seed=seed,
         ),

@@ -34,6 +34,17 @@ TAGS = {
 }
 
 
+def in_parts(response: str) -> dict[str, str]:
+    """A response as the keys of a JSON object have it."""
+    if "[RESULT]" in response:
+        solution, result = response.removesuffix(" [/RESULT]").split("\n[RESULT] ")
+        return {"solution": solution, "result": result}
+    if response.startswith("```"):
+        language, code = response.removeprefix("```").removesuffix("\n```").split("\n", 1)
+        return {"language": language, "code": code}
+    return {"response": response}
+
+
 def written(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str:
     """A good instance of whatever the prompt asks for; one in five keeps to no form."""
     prompt, seed = messages[-1]["content"], sampling["seed"]
@@ -47,7 +58,7 @@ def written(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str:
     else:
         response = f"Number {seed} is the answer."
     if "response_format" in sampling:
-        return json.dumps({"instruction": f"Question {seed}?", "response": response})
+        return json.dumps({"instruction": f"Question {seed}?", **in_parts(response)})
     return f"Question {seed}?\nOUTPUT: {response}\n[END]"
 
 
@@ -67,6 +78,12 @@ def test_exactly_the_rows_that_are_wanted_are_accepted(domain: DomainName, forma
     assert good["config"].unique().to_list() == ["scripted"]
     assert done.columns[:6] == ["row_id", "instruction", "response", "config", "parents", "theme"]
     assert {"slot", "round", "attempt", "completion_call"} <= set(done.columns)
+
+
+@pytest.mark.parametrize("domain", DOMAIN_NAMES)
+def test_both_formats_make_the_same_instances(domain: DomainName) -> None:
+    free, held = (make(domain, format=format).pipe(af.keep_valid) for format in ("markers", "json"))
+    assert free.select("instruction", "response").equals(held.select("instruction", "response"))
 
 
 @pytest.mark.parametrize("domain", DOMAIN_NAMES)
@@ -96,10 +113,13 @@ def test_the_first_words_are_asked_for_in_the_general_domain_alone() -> None:
 def test_json_is_asked_for_in_words_and_by_a_schema() -> None:
     done = make("math", rows=3, format="json")
     sent = json.loads(done["completion_call"].struct.field("sampling")[0])
-    assert list(sent["response_format"]["json_schema"]["schema"]["properties"]) == ["instruction", "response"]
+    assert list(sent["response_format"]["json_schema"]["schema"]["properties"]) == ["instruction", "solution", "result"]
     assert "stop" not in sent
     asked = done["prompt"].list.last().struct.field("content")
-    assert asked.str.contains('keys are "instruction"').all() and not asked.str.contains("[END] when you").any()
+    assert (
+        asked.str.contains('keys are "instruction".*"solution".*"result"').all()
+        and not asked.str.contains("[END] when you").any()
+    )
     plain = json.loads(make("math", rows=3)["completion_call"].struct.field("sampling")[0])
     assert plain["stop"] == ["[END]"] and "response_format" not in plain
 

@@ -28,13 +28,20 @@ def answer(domain: str, seed: int) -> str:
     }[domain]
 
 
+IN_PARTS = {
+    "math": lambda seed: {"solution": "So it is.", "result": str(seed)},
+    "code": lambda seed: {"language": "python", "code": f"x = {seed}\nassert x"},
+    "general": lambda seed: {"response": f"It is {seed}."},
+}
+
+
 def revised(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str:
     prompt, seed = messages[-1]["content"], sampling["seed"]
     if seed % 4 == 0:
         return "No."
     domain = "math" if "[RESULT]" in prompt else "code" if "fenced code block" in prompt else "general"
     if "response_format" in sampling:
-        return json.dumps({"instruction": f"Better {seed}?", "response": answer(domain, seed)})
+        return json.dumps({"instruction": f"Better {seed}?", **IN_PARTS[domain](seed)})
     return f"Better {seed}?\n\nRevised Answer: {answer(domain, seed)}"
 
 
@@ -99,10 +106,16 @@ def test_the_first_draw_at_a_seed_is_the_call_that_the_plain_recipe_makes() -> N
 
 
 def test_a_response_is_never_read_out_of_the_prompt_and_json_is_taken_apart() -> None:
-    said = json.dumps({"response": "So.\n[RESULT] 4 [/RESULT]"})
+    said = json.dumps({"solution": "So.", "result": "4"})
     done = response_generation(backend=af.scripted(lambda m: said), format="json")(seeds().head(2))
     assert done["response"].to_list() == ["So.\n[RESULT] 4 [/RESULT]"] * 2
     assert done["instruction"].to_list() == seeds()["instruction"].to_list()[:2]
+
+
+@pytest.mark.parametrize("said", ['{"solution": "So."}', '{"solution": "So.", "result": 4}', "So. 4"])
+def test_json_that_lacks_a_part_is_unparsed(said: str) -> None:
+    done = response_generation(backend=af.scripted(lambda m: said), format="json")(seeds().head(1))
+    assert af.failure_counts(done)["reason"].to_list() == ["completion_parse: unparsed"]
 
 
 def test_the_seed_files_of_data_agora_go_through(shared_data: Path) -> None:
