@@ -215,11 +215,10 @@ def length_controlled(
     judged, unread = df["score"].is_not_null(), df["score"].is_not_null() & df["score_error"].is_not_null()
     row: dict[str, Any] = {"n": df.height, "n_failed": int((~judged).sum()), "n_unread": int(unread.sum())}
     if df.height and judged.any():
-        row |= (
-            {"score": 50.0}
-            if _is_baseline(df, baseline, answer)
-            else _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
-        )
+        if _is_baseline(df, baseline, answer):
+            row["score"] = 50.0
+        else:
+            row |= _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
     return pl.DataFrame([row], schema=_SUMMARY)[: df.height]
 
 
