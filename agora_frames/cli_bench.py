@@ -6,12 +6,14 @@ import argparse
 import inspect
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 from rich.console import Console
 
+from agora_frames.backends import connect
 from agora_frames.bench import BENCHMARKS
 from agora_frames.bench.benchmark import Benchmark, evaluation, report
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected, named_values
@@ -22,10 +24,15 @@ from agora_frames.io import check_writable, located, read_frame, write_frame
 from agora_frames.ledger.places import without_secrets
 from agora_frames.metrics.scores import item_scores
 from agora_frames.plan import plan
+from agora_frames.remembered import Remembered
 from agora_frames.run import check_output
+from agora_frames.sandbox import Sandbox, sandbox
 from agora_frames.stages.rows import failure_counts
 
 __all__ = ["add_evaluate_command"]
+
+# Parameters of benchmarks that are no texts or numbers; those of effects come from options of their own.
+_NO_OPTIONS = ("runner", "judge_backend", "judge")
 
 
 def add_evaluate_command(sub: argparse.ArgumentParser) -> None:
@@ -48,6 +55,9 @@ def add_evaluate_command(sub: argparse.ArgumentParser) -> None:
     )
     add("--decoding", action="append", default=[], metavar="NAME=VALUE", help="such as max_tokens=512, or extra=None")
     add("--level", type=float, help="of the interval (0.95)")
+    add("--judge", metavar="MODEL", help="who judges, where a judge is needed: as --backend")
+    add("--judge-model", metavar="NAME", help="its name, when --judge is a URL")
+    add("--allow-unsafe-code", action="store_true", help="run the code that a model wrote, in a sandbox")
     add("--plan", action="store_true", help="say what would be asked and spent, and ask nothing")
     add("--output", metavar="FILE", help="where all rows go, with prompts and replies")
     add("--scores", metavar="FILE", help="where the items' scores go, beside those of other runs; see `agora pgr`")
@@ -57,10 +67,15 @@ def add_evaluate_command(sub: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    benchmark, out = _benchmark(args.benchmark, args.option), Console(highlight=False)
+    out = Console(highlight=False)
     labels = {name: str(value) for name, value in named_values("--label", args.label, such_as="role=base")}
     decoding = dict(named_values("--decoding", args.decoding, such_as="max_tokens=512"))
-    model = connected(args, recipe=benchmark.name, run=f"evaluate-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    if args.benchmark not in BENCHMARKS:
+        near = did_you_mean(args.benchmark, BENCHMARKS) or "."
+        raise BindError(f"there is no benchmark {args.benchmark!r}{near} There are: {listed(BENCHMARKS)}.")
+    run = f"evaluate-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    model = connected(args, recipe=args.benchmark, run=run)
+    benchmark = _benchmark(args, model)
     items = _items(benchmark, args.source, args.limit)
     asked: dict[str, Any] = {"shots": args.shots, "decoding": decoding, "samples": args.samples, "seed": args.seed}
     stage = evaluation(benchmark, backend=model, **asked)
@@ -73,7 +88,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     rows = watched(stage, out)(items)
     seconds = time.perf_counter() - begun
-    told = report(rows, benchmark=benchmark, items=items, shots=args.shots, level=args.level, seconds=seconds)
+    known: dict[str, Any] = {"shots": args.shots, "level": args.level, "seconds": seconds}
+    revision = None if args.source is None else "a file that was given"  # which the hash of the items tells apart
+    told = report(rows, benchmark=benchmark, items=items, revision=revision, **known)
     _show(out, rows, told)
     tally = model.ledger.tally
     out.print(
@@ -84,17 +101,41 @@ def _evaluate(args: argparse.Namespace) -> None:
     _write(out, args, rows, told, labels)
 
 
-def _benchmark(name: str, given: list[str]) -> Benchmark:
-    if name not in BENCHMARKS:
-        raise BindError(f"there is no benchmark {name!r}{did_you_mean(name, BENCHMARKS) or '.'} {listed(BENCHMARKS)}.")
-    possible = inspect.signature(BENCHMARKS[name]).parameters
-    options = dict(named_values("--option", given, such_as="extraction=strict"))
+def _benchmark(args: argparse.Namespace, model: Remembered) -> Benchmark:
+    """The benchmark with its options, and with the judge or the sandbox that it needs."""
+    make = BENCHMARKS[args.benchmark]
+    parameters = inspect.signature(make).parameters
+    possible = [name for name in parameters if name not in _NO_OPTIONS]
+    options = dict(named_values("--option", args.option, such_as="extraction=strict"))
     for option in options:
         if option not in possible:
-            raise BindError(
-                f"{name} has no option {option!r}{did_you_mean(option, possible) or '.'} {listed(possible)}."
-            )
-    return BENCHMARKS[name](**options)
+            near = did_you_mean(option, possible) or "."
+            raise BindError(f"{args.benchmark} has no option {option!r}{near} It has: {listed(possible)}.")
+    if args.samples is not None and "samples" in possible:
+        options.setdefault("samples", args.samples)  # pass@10 must know of them
+    if "judge_backend" in parameters:
+        options["judge_backend"] = _judge(args, model)
+    if "runner" in parameters and parameters["runner"].default is inspect.Parameter.empty:
+        options["runner"] = _sandbox(args)
+    return make(**options)
+
+
+def _judge(args: argparse.Namespace, model: Remembered) -> Remembered:
+    """The backend of the judge, with the ledger and the ceiling of the model's."""
+    if args.judge is None:
+        raise BindError(f"{args.benchmark} needs a model that judges: --judge openai:gpt-4-1106-preview, say.")
+    named = {} if args.judge_model is None else {"model": args.judge_model}
+    return replace(connect(args.judge, ledger=model.ledger, offline=args.offline, **named), budget=model.budget)
+
+
+def _sandbox(args: argparse.Namespace) -> Sandbox:
+    if not args.allow_unsafe_code and not args.plan:
+        raise BindError(
+            f"{args.benchmark} runs code that a model wrote on this machine, in a sandbox of namespaces and limits "
+            "that is no virtual machine (agora_frames.sandbox says what holds it). If you accept that: "
+            "--allow-unsafe-code."
+        )
+    return sandbox(allow_unsafe_code=True)  # of which a plan makes no use: it has no replies to run
 
 
 def _items(benchmark: Benchmark, source: str | None, limit: int | None) -> pl.DataFrame:

@@ -8,6 +8,7 @@
     ├── InvalidRowsError   (ValueError)      rows break a schema and `on_invalid="raise"` was asked
     ├── ReadError          (ValueError)      a file is malformed
     ├── RecipeError        (ValueError)      a recipe cannot be found, or is not one
+    ├── SandboxError       (RuntimeError)    code cannot be run, or not as safely as was asked
     ├── StorageError       (OSError)         a ledger, store or file cannot be written or read
     └── BackendError       (RuntimeError)    no request can be answered
         ├── MissingExtraError    (ImportError)      a package or its weights are not installed
@@ -37,6 +38,7 @@ __all__ = [
     "OfflineError",
     "ReadError",
     "RecipeError",
+    "SandboxError",
     "StorageError",
     "TemplateError",
     "UnknownModelError",
@@ -75,6 +77,10 @@ class ReadError(AgoraError, ValueError):
 
 class RecipeError(AgoraError, ValueError):
     """A recipe cannot be found, or the file is not a recipe."""
+
+
+class SandboxError(AgoraError, RuntimeError):
+    """Code cannot be run on this machine, or not as safely as was asked."""
 
 
 class StorageError(AgoraError, OSError):

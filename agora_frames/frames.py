@@ -15,6 +15,7 @@ __all__ = [
     "ITEM_SCORES",
     "LOGPROBS",
     "MESSAGES",
+    "OUTCOMES",
     "REPLIES",
     "REPORT",
     "REQUESTS",
@@ -39,6 +40,7 @@ SETTLED = ("truncated", "refused", "content_filtered", "empty")
 # Kinds of a call that did not: `rate_limited`, `timeout`, `connection`, `server_error`, `bad_reply`,
 # `bad_request`, `context_too_long`; of one never made: `no_prompt`, `not_asked`, `over_budget`;
 # of a prompt that could not be rendered, or a chat that broke off: `null_value`, `template_error`;
+# of a judge's reply that tells no probabilities of its tokens where they are its verdict: `no_logprobs`;
 # and of a text without the parts that were looked for:
 UNPARSED = "unparsed"
 ERROR = pl.Struct({"kind": pl.String, "message": pl.String})
@@ -97,6 +99,8 @@ CALL = pl.Struct(
     }
 )
 
+# What came of a program that was run against its tests (see `sandbox`).
+OUTCOMES = pl.Schema({"status": pl.String(), "message": pl.String(), "output": pl.String(), "seconds": pl.Float64()})
 # What an item of a benchmark was worth: one row for each (benchmark, item_id, sample), with further columns as labels
 # (the model or student that was asked). `score`: 0 to 1, null when the item could not be graded; `score_error`: why it
 # could not, or why 0 stands for a reply that no answer could be read from. `weight`: 1 unless the benchmark says
@@ -114,9 +118,10 @@ ITEM_SCORES = pl.Schema(
 
 # A measurement in one row, to be appended to others. `revision`: of the benchmark's data. `shots`: `zero` or `few`.
 # `n`: items asked; `n_failed`: of these, those without any score; `n_unread`: those of which a reply was scored 0
-# because no answer could be read from it. `score`, `low`, `high`: points, and the ends of `interval` (its method) at
-# `level`. `decoding`: a JSON object of what was sent beside the messages. `judge`: its fingerprint, null without one.
-# `dataset_hash`: `hashing.frame_hash` of the items. `seconds`: of the run; null when the rows were not timed.
+# because no answer could be read from it; `samples`: rows to each item, which are replies or games.
+# `score`, `low`, `high`: points, and the ends of `interval` (its method) at `level`. `decoding`: a JSON object of what
+# was sent beside the messages. `judge`: its fingerprint, null without one. `dataset_hash`: `hashing.frame_hash` of the
+# items. `seconds`: of the run; null when the rows were not timed.
 # Tokens and `cost_usd` are those of all calls, of judges too; no cost is told when that of one call is not known.
 REPORT = pl.Schema(
     {
@@ -126,6 +131,7 @@ REPORT = pl.Schema(
         "n": pl.Int64(),
         "n_failed": pl.Int64(),
         "n_unread": pl.Int64(),
+        "samples": pl.Int64(),
         "metric": pl.String(),
         "score": pl.Float64(),
         "low": pl.Float64(),

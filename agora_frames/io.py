@@ -20,7 +20,16 @@ from agora_frames.formats import MALFORMED, Format, decode, encode, format_of, w
 from agora_frames.hashing import hash_bytes
 from agora_frames.stage import checked
 
-__all__ = ["Format", "Url", "check_writable", "located", "read_frame", "write_bytes_atomically", "write_frame"]
+__all__ = [
+    "Format",
+    "Url",
+    "check_writable",
+    "located",
+    "read_bytes",
+    "read_frame",
+    "write_bytes_atomically",
+    "write_frame",
+]
 
 Url: TypeAlias = str | os.PathLike[str]
 
@@ -47,7 +56,7 @@ def read_frame(url: Url, *, format: Format | None = None) -> pl.DataFrame:
     known = format_of(shown, format, ReadError)
     if known == "datasets":
         return _read_dataset(shown.removesuffix("/"))
-    data = _read_bytes(shown)
+    data = read_bytes(shown)
     try:
         data = gzip.decompress(data) if shown.lower().endswith(".gz") else data
         if data.strip():
@@ -147,7 +156,12 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def _read_bytes(url: str) -> bytes:
+def read_bytes(url: Url) -> bytes:
+    """A whole file as it is; url as `read_frame` takes it.
+
+    Raises: StorageError when there is none, or it cannot be read.
+    """
+    url = os.fspath(url)
     fs, path = located(url)
     try:
         data: bytes = fs.cat_file(path)
@@ -170,7 +184,7 @@ def _near(fs: AbstractFileSystem, path: str) -> str:
 
 def _read_dataset(url: str) -> pl.DataFrame:
     try:
-        state = orjson.loads(_read_bytes(f"{url}/state.json"))
+        state = orjson.loads(read_bytes(f"{url}/state.json"))
         return pl.concat([_read_stream(f"{url}/{file['filename']}") for file in state["_data_files"]])
     except StorageError as error:
         raise StorageError(
@@ -182,7 +196,7 @@ def _read_dataset(url: str) -> pl.DataFrame:
 
 
 def _read_stream(url: str) -> pl.DataFrame:
-    df = pl.read_ipc_stream(_read_bytes(url))
+    df = pl.read_ipc_stream(read_bytes(url))
     extended = [name for name, dtype in df.schema.items() if isinstance(dtype, pl.BaseExtension)]
     return df.with_columns(pl.col(extended).ext.storage())  # Array2D and the like: the lists that they are
 

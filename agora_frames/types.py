@@ -17,6 +17,7 @@ __all__ = [
     "Observer",
     "Parser",
     "Reply",
+    "Runner",
     "Scorer",
     "Step",
 ]
@@ -91,6 +92,18 @@ class DeskBackend(Protocol):
 # A text in; out comes one value, several values in order, or a dict of named values. None, or a ValueError
 # with the reason, means "not found": the row is `unparsed`, and its text stays where it was.
 Parser: TypeAlias = Callable[[str], Any]
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Runs programs: made by `sandbox`.
+
+    `programs` has `code` and `tests` (String) and `names` (List(String)); what comes back, in the same order, has the
+    columns of `frames.OUTCOMES`. Errors are raised for what concerns all programs.
+    """
+
+    def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame: ...
+
 
 # Called with each batch of finished rows, with all their columns, while a stage is still at work.
 Observer: TypeAlias = Callable[[pl.DataFrame], None]

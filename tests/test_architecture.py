@@ -25,7 +25,8 @@ LAYERS = {
     "3": ("stage", "compose"),
     "4a": ("stages", "stages.*", "metrics", "metrics.*", "pgr"),
     "4b": (
-        *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandbox", "scale"),
+        *("formats", "io", "store", "prices", "budget", "ledger", "ledger.*", "remembered", "sandboxed", "sandboxed.*"),
+        *("sandbox", "scale"),
         *("backends", "backends.*", "plan", "against"),
     ),
     "5": ("schemas.*", "schemas", "bench.*", "bench", "report"),
@@ -76,8 +77,8 @@ OWNERS = {
     "xxhash": ("hashing", "backends.llama_cpp"),
     # of the standard library
     "multiprocessing": ("sandbox", "scale"),
-    "pickle": ("stage",),
-    "socket": ("backends.*", "sandbox"),
+    "pickle": ("stage", "sandboxed.*"),
+    "socket": ("backends.*", "sandboxed.*"),
     "subprocess": ("sandbox", "backends.*", "bench.math_runner"),
 }
 HEAVY = (

@@ -72,6 +72,7 @@ def test_rows_scores_and_report_are_written() -> None:
     (row,) = af.read_frame("report.parquet").to_dicts()
     assert set(row) == {*REPORT, "date"}
     assert (row["benchmark"], row["score"], row["n"]) == ("gsm8k", 100, 3)
+    assert row["revision"] == "a file that was given"
     assert row["seconds"] > 0
 
 
@@ -107,10 +108,33 @@ def test_options_and_decoding_reach_the_benchmark() -> None:
     assert af.read_frame("report.parquet")["decoding"][0] == '{"max_tokens": 1024, "temperature": 0.2, "top_p": 0.95}'
 
 
+def test_a_judge_is_asked_under_the_same_ledger_and_ceiling(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"instruction": f"Say {i}.", "output": "No.", "generator": "baseline"} for i in range(3)]
+    af.write_frame(pl.DataFrame(rows), "alpaca.jsonl")
+    args = ["evaluate", "alpaca_eval", "--source", "alpaca.jsonl", "--backend", "scripted:counting:right"]
+    assert main([*args, "--judge", "scripted:counting:wrong", "--report", "report.parquet", "--max-cost", "1"]) == 0
+    assert "6 calls made" in capsys.readouterr().out
+    (row,) = af.read_frame("report.parquet").to_dicts()
+    assert (row["metric"], row["n"], row["n_failed"]) == ("win_rate", 3, 3)  # a judge that says nothing of use
+    assert len(row["judge"]) == 32
+
+
+@pytest.mark.slow
+def test_code_is_run_when_that_is_allowed(shared_data: Path) -> None:
+    source = str(shared_data / "humaneval/HumanEval.jsonl.gz")
+    args = ["evaluate", "humaneval", "--source", source, "--limit", "2", "--backend", "scripted:counting:wrong"]
+    args += ["--samples", "3", "--option", "ks=(1, 3)", "--allow-unsafe-code", "--report", "report.parquet"]
+    assert main(args) == 0
+    told = af.read_frame("report.parquet").select("metric", "score", "n", "samples")
+    assert told.rows() == [("pass@1", 0.0, 2, 3), ("pass@3", 0.0, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         (["evaluate", "gsm8"], "did you mean 'gsm8k'?"),
+        (["evaluate", "humaneval"], "If you accept that: --allow-unsafe-code."),
+        (["evaluate", "arena_hard"], "needs a model that judges: --judge"),
         (["evaluate", "gsm8k", "--option", "extractio=strict"], "did you mean 'extraction'?"),
         (["evaluate", "gsm8k", "--option", "strict"], "must read NAME=VALUE, such as extraction=strict"),
         (["evaluate", "gsm8k", "--source", "gsm8.jsonl"], "did you mean 'gsm8k.jsonl'?"),

@@ -27,9 +27,13 @@ import agora_frames as af
 import agora_frames.metrics
 import agora_frames.stages
 from agora_frames.backends.scripted import failing
+from agora_frames.bench.alpaca_eval import scores_of_annotations
+from agora_frames.bench.arena_hard import scores_of_games
 from agora_frames.bench.benchmark import name_items, settle_scores
 from agora_frames.bench.hendrycks_math import grade_math
+from agora_frames.bench.length_control import length_controlled
 from agora_frames.bench.math_runner import MathRunner
+from agora_frames.bench.pairwise import score_verdicts, win_rates
 from agora_frames.frames import ERROR, REPLIES
 from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
@@ -37,10 +41,12 @@ from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocab
 from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.pass_at_k import pass_at_k
 from agora_frames.metrics.reward import reward_column
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.pgr import pgr
 from agora_frames.stage import Stage, StageFunction
+from agora_frames.stages.code import extract_code, grade_code
 from agora_frames.stages.conversation import extend_chat
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.grade import grade_equal
@@ -82,7 +88,6 @@ def grade(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str | dic
 
 
 ECHO = af.scripted(echo, model="echo")
-GRADE = af.scripted(grade, model="grade")
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,28 @@ class InOneGo:
 
     endpoint: str = "in one go"
     model: str = "echo"
+    script: Any = echo
 
     def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
         replies = []
         for key, messages, sampling in requests.select("key", "messages", "sampling").reverse().iter_rows():
-            said = echo(json.loads(messages), json.loads(sampling))
+            said = self.script(json.loads(messages), json.loads(sampling))
             replies.append({"retried": False, **(said if isinstance(said, dict) else {"text": said}), "key": key})
         yield pl.DataFrame(replies, schema=REPLIES)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A runner that runs nothing: short code passes, empty code is lost."""
+
+    def __call__(self, programs: pl.DataFrame, /) -> pl.DataFrame:
+        n = pl.col("code").str.len_chars()
+        status = pl.when(n == 0).then(pl.lit("lost")).when(n < 4).then(pl.lit("passed")).otherwise(pl.lit("failed"))
+        columns = {"status": status, "message": pl.col("code"), "output": pl.lit(""), "seconds": pl.lit(0.1)}
+        return programs.select(**columns)
+
+
+GRADE = InOneGo(model="grade", script=grade)
 
 
 class Case(NamedTuple):
@@ -114,6 +134,18 @@ class Case(NamedTuple):
 
     def frame(self, df: pl.DataFrame) -> pl.DataFrame:
         return self.prepared(df.drop(self.without))
+
+
+def as_games(df: pl.DataFrame) -> pl.DataFrame:
+    """Judgments of two games each, as Arena-Hard writes them."""
+    label = pl.col("position").cast(pl.String).replace_strict({"0": "A>>B", "1": "A=B", "2": "B>A"}, default=None)
+    game = pl.struct(score=label)
+    return df.select("position", "note", pl.col("row_id").alias("uid"), pl.concat_list(game, game).alias("games"))
+
+
+def as_lengths(df: pl.DataFrame) -> dict[str, Any]:
+    difficulty = df.select(item_id="row_id", difficulty=pl.col("position") % 5)
+    return {"difficulty": difficulty, "baseline": "text", "answer": "position", "resamples": 2}
 
 
 def some_anew(df: pl.DataFrame) -> dict[str, Any]:
@@ -155,16 +187,18 @@ def as_instances(df: pl.DataFrame) -> pl.DataFrame:
     return df.with_columns(domain=domain, instruction="text", response="prompt")
 
 
-class Lengths:
-    """An embedder and a scorer that look at lengths only; what is very long is too long."""
+class Embeds:
+    """Vectors that tell of lengths only."""
 
-    name = "lengths"
+    name = "embeds"
 
     def __call__(self, given: Sequence[Any], /) -> list[Any]:
         return [[float(len(text)), 1.0] for text in given]
 
 
 class Longer:
+    """A reward for length; what is very long is too long."""
+
     name = "longer"
 
     def __call__(self, pairs: Sequence[tuple[str, str]], /) -> list[float | None]:
@@ -195,6 +229,9 @@ CASES: dict[str, Case] = {
         parse_column, {"column": "text", "parser": vowels, "into": {"first": pl.String, "count": pl.Int8}}
     ),
     "validate": Case(validate, {"schema": Sentence}),
+    "extract_code": Case(extract_code, {"column": "text", "name": "prompt"}),
+    "extract_code, with a stub": Case(extract_code, {"column": "text", "name": "prompt", "stub": "prompt"}),
+    "grade_code": Case(grade_code, {"code": "text", "tests": "prompt", "runner": Lengths()}),
     "grade_equal": Case(grade_equal, {"answer": "text", "reference": "prompt"}),
     "item_scores": Case(item_scores, {"labels": {"student": "s"}}, keeps_columns=False, prepared=as_scores),
     "summarise": Case(summarise, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
@@ -221,6 +258,14 @@ CASES |= {
     "judge_again": Case(judge_again, PAIRS, prepared=judge_pairs(**PAIRS)),
     "swap_consistency": Case(swap_consistency, keeps_columns=False, prepared=GAMES),
     "judge_counts": Case(judge_counts, keeps_columns=False, prepared=GRADED),
+    "score_verdicts": Case(score_verdicts, {"answer": "text"}, prepared=judge_pairs(**PAIRS)),
+    "pass_at_k": Case(pass_at_k, {"resamples": 50}, keeps_columns=False, prepared=as_scores),
+    "scores_of_games": Case(scores_of_games, keeps_columns=False, prepared=as_games),
+    "length_controlled": Case(length_controlled, as_lengths, keeps_columns=False, prepared=as_scores),
+    "win_rates": Case(win_rates, keeps_columns=False, prepared=as_scores),
+    "scores_of_annotations": Case(
+        scores_of_annotations, prepared=lambda df: df.with_columns(preference=1 + pl.col("position") % 2)
+    ),
     "judge_drift": Case(
         judge_drift, {"column": "judgement", "again": "position"}, keeps_columns=False, prepared=GRADED
     ),
@@ -228,13 +273,13 @@ CASES |= {
     "pgr, of the mean": Case(
         pgr, {"combine": "pgr_of_mean", "resamples": 0}, keeps_columns=False, prepared=as_labelled
     ),
-    "embed_column": Case(embed_column, {"column": "text", "embedder": Lengths()}),
+    "embed_column": Case(embed_column, {"column": "text", "embedder": Embeds()}),
     "cosine_diversity": Case(cosine_diversity, keeps_columns=False, prepared=as_vectors, without=("note",)),
     "vocabulary_diversity": Case(vocabulary_diversity, {"column": "text", "by": ["valid"]}, keeps_columns=False),
     "reward_column": Case(reward_column, {"instruction": "text", "response": "prompt", "scorer": Longer()}),
     "intrinsic": Case(intrinsic, {"by": ["valid"]}, keeps_columns=False, prepared=as_instances),
     "intrinsic_rows": Case(
-        intrinsic_rows, {"backend": GRADE, "embedder": Lengths(), "scorer": Longer()}, prepared=as_instances
+        intrinsic_rows, {"backend": GRADE, "embedder": Embeds(), "scorer": Longer()}, prepared=as_instances
     ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -321,7 +366,8 @@ LAW = settings(max_examples=12)
 
 
 def in_order(df: pl.DataFrame) -> pl.DataFrame:
-    return df.sort("position", *(["sample"] if "sample" in df.columns else []))
+    named = "position" if "position" in df.columns else "item_id"
+    return df.sort(named, *(["sample"] if "sample" in df.columns else []))
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from agora_frames.bench.benchmark import DECODING, PROMPTS, Benchmark, Source, load_rows
-from agora_frames.bench.length_control import length_controlled
+from agora_frames.bench.length_control import length_controlled, load_difficulty, load_gamed
 from agora_frames.bench.pairwise import chat_prompts, check_baseline, score_verdicts
 from agora_frames.compose import recipe
 from agora_frames.errors import BindError, FrameError
@@ -32,7 +32,6 @@ __all__ = ["SOURCE", "alpaca_eval", "alpaca_judge", "load_alpaca_eval", "scores_
 SOURCE = Source(
     "https://raw.githubusercontent.com/tatsu-lab/alpaca_eval/{revision}/results/gpt4_1106_preview/model_outputs.json",
     "cd543a149df89434d8a54582c0151c0b945c3d20",
-    split="eval",
 )
 
 
@@ -52,25 +51,28 @@ def alpaca_judge(*, weighted: bool = True) -> Judge:
 def alpaca_eval(
     *,
     judge: Judge | None = None,
-    difficulty: pl.DataFrame | None = None,
-    gamed: pl.DataFrame | None = None,
+    weighted: bool = True,
+    difficulty: pl.DataFrame | str | Path | None = None,
+    gamed: pl.DataFrame | str | Path | None = None,
     seed: int = 0,
     judge_backend: Backend,
 ) -> Benchmark:
     """AlpacaEval 2.0 by win rate over the baseline's answers.
 
-    judge: None for `alpaca_judge()`. One that does not read probabilities, such as `alpaca_judge(weighted=False)`,
-    makes another benchmark, by the name of `alpaca_eval_2_unweighted`.
-    difficulty: how hard each item is (`length_control.load_difficulty`), for the metric `lc_win_rate_mle`, fitted by
-    plain maximum likelihood; with gamed (`length_control.load_gamed`) it is `lc_win_rate`, the official fit, which is
-    told without an interval. Without difficulty there is no length-controlled win rate.
+    judge: None for `alpaca_judge(weighted=…)`. weighted: False for a model that tells no log probabilities. A judge
+    that does not read them makes another benchmark, by the name of `alpaca_eval_2_unweighted`.
+    difficulty: how hard each item is (of `length_control.load_difficulty`, or a file for it), for the metric
+    `lc_win_rate_mle`, fitted by plain maximum likelihood; with gamed (of `length_control.load_gamed`, or a file) it is
+    `lc_win_rate`, the official fit, which is told without an interval. Without difficulty there is no such win rate.
     seed: of the order in which each pair is shown, which hangs on the item alone. judge_backend: the model that judges.
     An answer that is the baseline's, letter by letter, is a tie. An answer that is not there because the model refused,
     or had nothing to say, is lost; a judge that fails leaves its item without a score.
     """
     if gamed is not None and difficulty is None:
         raise BindError("alpaca_eval(gamed=…) fits by difficulty, too: give difficulty=load_difficulty(…).")
-    judge = judge or alpaca_judge()
+    difficulty = load_difficulty(difficulty) if isinstance(difficulty, str | Path) else difficulty
+    gamed = load_gamed(gamed) if isinstance(gamed, str | Path) else gamed
+    judge = judge or alpaca_judge(weighted=weighted)
     name = "alpaca_eval_2" if isinstance(judge.parser, TokenParser) else "alpaca_eval_2_unweighted"
     compared = judge_pairs(judge=judge, first="baseline", second="completion", seed=seed, backend=judge_backend)
     metrics: dict[str, Stage] = {"win_rate": summarise()}

@@ -9,18 +9,18 @@ are at hand by which it could be checked.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 
 from agora_frames.bench.benchmark import DECODING, PROMPTS, Benchmark, Source, load_rows
 from agora_frames.bench.pairwise import chat_prompts, check_baseline, score_verdicts
 from agora_frames.compose import recipe
-from agora_frames.errors import FrameError, listed
+from agora_frames.errors import FrameError, ReadError, StorageError, listed
 from agora_frames.frames import ITEM_SCORES, require
+from agora_frames.io import located
 from agora_frames.metrics.judge import Judge, judge_fingerprint
 from agora_frames.metrics.pairs import judge_again, judge_pairs
 from agora_frames.metrics.scores import summarise
@@ -103,14 +103,8 @@ def load_arena_hard(given: str | Path | None = None, *, answers: str | Path | No
             f"load_arena_hard({str(given)!r}) has the questions, and not what the baseline answered. "
             "Give its file, answers=…, or a folder that has it beside the questions, model_answer/gpt-4-0314.jsonl."
         )
-    replied = load_rows(BASELINE, given_answers)
-    named = _named(replied, ("uid", "question_id"), given_answers)
-    model = next((name for name in ("model", "model_id") if name in replied.columns), None)
-    baseline = replied.select(
-        pl.col(named).cast(pl.String).alias("item_id"),
-        _answer(replied, given_answers).alias("baseline"),
-        (pl.col(model) if model else pl.lit(None, dtype=pl.String)).alias("baseline_model"),
-    ).unique("item_id", keep="last", maintain_order=True)
+    source = BASELINE.dataset.format(revision=BASELINE.revision)
+    baseline = _answers(source if given_answers is None else given_answers)
     return check_baseline(items.join(baseline, on="item_id", how="left", maintain_order="left"), "arena_hard")
 
 
@@ -168,20 +162,29 @@ def _turn(df: pl.DataFrame, column: str, where: object) -> pl.Expr:
     return pl.col(column).list.first().struct.field("content")
 
 
-def _answer(df: pl.DataFrame, where: object) -> pl.Expr:
-    """The model's answer: the last message, or, as the files of 2024 have it, the first turn of the first choice."""
-    if "messages" in df.columns:
-        texts = [_content(messages) for messages in df["messages"].to_list()]
-        return pl.lit(pl.Series("answer", texts, dtype=pl.String))
-    if "choices" not in df.columns:
-        raise FrameError(f"{where} has neither 'messages' nor 'choices'; it has: {listed(df.columns)}.")
-    return pl.col("choices").list.first().struct.field("turns").list.first().struct.field("content")
+def _answers(where: str | Path) -> pl.DataFrame:
+    """The baseline's answers, read line by line: the content of a message is a text in one, and a dict in the next."""
+    fs, path = located(where)
+    try:
+        lines = [orjson.loads(line) for line in fs.cat_file(path).splitlines() if line.strip()]
+        rows = [
+            (str(row.get("uid") or row["question_id"]), _answer(row), row.get("model") or row.get("model_id"))
+            for row in lines
+        ]
+    except (KeyError, TypeError, AttributeError, IndexError, orjson.JSONDecodeError) as exc:
+        raise ReadError(
+            f"{str(where)!r} is no file of answers in Arena-Hard's form: {type(exc).__name__}: {exc}. Each line is an "
+            "object with `uid`, `model` and `messages`, or with `question_id`, `model_id` and `choices`."
+        ) from exc
+    except Exception as exc:  # each kind of store raises errors of its own
+        raise StorageError(f"{str(where)!r} cannot be read: {type(exc).__name__}: {exc}. Is it there?") from exc
+    schema = {"item_id": pl.String, "baseline": pl.String, "baseline_model": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row").unique("item_id", keep="last", maintain_order=True)
 
 
-def _content(messages: list[dict[str, Any]] | None) -> str | None:
-    """A message's content is a text, or a dict with the answer."""
-    said: Any = messages[-1]["content"] if messages else None
-    if isinstance(said, str) and said.startswith('{"answer":'):  # dicts among texts, as `read_frame` keeps them
-        with contextlib.suppress(ValueError):
-            said = json.loads(said)
-    return said.get("answer") if isinstance(said, dict) else said
+def _answer(row: dict[str, Any]) -> str | None:
+    """The last message; or, as the files of 2024 have it, the first turn of the first choice."""
+    turn: dict[str, Any] = row["choices"][0]["turns"][0] if "choices" in row else row["messages"][-1]
+    said: Any = turn["content"]
+    text: str | None = said["answer"] if isinstance(said, dict) else said
+    return text

@@ -49,11 +49,13 @@ UNREAD = (UNPARSED, *SETTLED)
 PROMPTS = Path(__file__).parent / "prompts"
 
 # How AgoraBench decodes (arXiv 2412.03679v2, table 6): temperature 0.2 for mathematics, 0 for all else.
-# `repetition_penalty` is the name that vLLM knows; an endpoint that refuses it is asked without: {"extra": None}.
+# `repetition_penalty` is vLLM's name for it; see `_PENALTY`.
 DECODING: Mapping[str, Any] = MappingProxyType(
     {"temperature": 0.0, "top_p": 0.95, "max_tokens": 1024, "extra": {"repetition_penalty": 1.03}}
 )
 MATH_DECODING: Mapping[str, Any] = MappingProxyType({**DECODING, "temperature": 0.2})
+# What endpoints call the repetition penalty, by how their address begins; None where they refuse it by any name.
+_PENALTY = {"llama.cpp": "repeat_penalty", "https://api.openai.com/": None}
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,20 @@ def evaluation(
 ) -> Stage:
     """The Stage that puts a model through a benchmark: items in, scored rows out; to be run, planned or cached.
 
-    decoding: arguments of `generate_column` in the place of the benchmark's own; None takes one back, so
-    {"extra": None} is for endpoints that know no `repetition_penalty`. samples: replies to each item.
-    seed: another one draws other replies.
+    decoding: arguments of `generate_column` in the place of the benchmark's own; None takes one back. The benchmark's
+    `repetition_penalty` is sent to llama.cpp by its name there, and to OpenAI not at all; another endpoint that refuses
+    it is asked with {"extra": None}. samples: replies to each item. seed: another one draws other replies.
     Its rows have the items' columns and `row_id`, `benchmark`, `sample`, `prompt`, `completion`, `completion_call`,
     their errors, what `grade` adds, and `score`, `score_error`, `weight` (see `frames.ITEM_SCORES`).
-    Raises: BindError when the benchmark has no such prompt.
+    Raises: BindError when the benchmark has no such prompt, or `decoding` holds what is no argument of decoding.
     """
     if shots not in benchmark.prompts:
         raise BindError(f"{benchmark.name} has no prompt for shots={shots!r}; it has: {listed(benchmark.prompts)}.")
+    if taken := sorted({"column", "into", "samples", "seed", "backend", "observer"} & {*(decoding or {})}):
+        raise BindError(f"decoding={{…}} says how replies are drawn, and cannot hold {listed(taken)}.")
     prompt = benchmark.prompts[shots]
-    sent = {"stop": list(prompt.stop) or None, **benchmark.decoding, **(decoding or {})}
+    own = _spoken(benchmark.decoding, backend.endpoint)
+    sent = {"stop": list(prompt.stop) or None, **own, **(decoding or {})}
     return recipe(
         name_items(benchmark=benchmark.name),
         with_row_ids(columns=("benchmark", "item_id")),
@@ -179,18 +184,21 @@ def report(
     shots: Shots = "zero",
     level: float | None = None,
     seconds: float | None = None,
+    revision: str | None = None,
 ) -> pl.DataFrame:
     """What a run measured: one row for each metric of the benchmark, in the columns of `frames.REPORT`.
 
     rows: of `evaluate`. items: what it was given. level: of the interval; None leaves the metric's own.
-    seconds: how long the run took. The date is yours to add.
+    seconds: how long the run took. revision: of the items, where they are not from the benchmark's source.
+    The date is yours to add.
     """
     spent = _spent(rows)
     about = {
         "benchmark": benchmark.name,
-        "revision": benchmark.revision,
+        "revision": revision or benchmark.revision,
         "shots": shots,
         "judge": benchmark.judge,
+        "samples": rows["sample"].n_unique(),
         "dataset_hash": frame_hash(items),
         "seconds": seconds,
         **spent,
@@ -208,11 +216,17 @@ def name_items(df: pl.DataFrame, *, benchmark: str) -> pl.DataFrame:
     """Says of each item which benchmark it is of.
 
     Reads: `item_id` (String, never null). Adds: `benchmark` (String), in front. Rows: the same, in the same order.
-    Raises: FrameError when there is no `item_id`, or it is null.
+    Raises: FrameError when there is no `item_id`, or it is null, or names two items.
     """
     require(df, "item_id", stage="name_items", dtype=pl.String())
     if df["item_id"].has_nulls():
         raise FrameError("name_items() found a null in 'item_id': every item of a benchmark has a name.")
+    key = [name for name in ("item_id", "sample") if name in df.columns]
+    if (twice := df.filter(pl.struct(key).is_duplicated())["item_id"]).len():
+        raise FrameError(
+            f"name_items() found item_id {listed(twice.unique(maintain_order=True), most=3)} more than once; the items "
+            "of a benchmark have names of their own. Are two files of it in one folder?"
+        )
     return df.select(pl.lit(benchmark).alias("benchmark"), pl.exclude("benchmark"))
 
 
@@ -247,6 +261,15 @@ def settle_scores(df: pl.DataFrame, *, wrong: tuple[str, ...] = UNREAD) -> pl.Da
     return df.with_columns(
         pl.when(counts).then(0.0).otherwise("score").alias("score"), sample.alias("sample"), weight.alias("weight")
     )
+
+
+def _spoken(decoding: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
+    """The decoding in the words of an endpoint."""
+    extra = dict(decoding.get("extra") or {})
+    for begins, name in _PENALTY.items():
+        if endpoint.startswith(begins) and (penalty := extra.pop("repetition_penalty", None)) is not None and name:
+            extra[name] = penalty
+    return {**decoding, "extra": extra or None}
 
 
 def load_rows(source: Source, given: str | Path | None, *columns: str) -> pl.DataFrame:

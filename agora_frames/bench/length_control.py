@@ -9,7 +9,6 @@ Source: Dubois et al. 2024, arXiv 2404.04475; tatsu-lab/alpaca_eval at cd543a1, 
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,7 @@ def length_features(
 
     df: `item_id`, `score`, and the two answers (String), or their lengths in characters (a number each). An answer that
     is not there is of length 0. difficulty: of `load_difficulty`.
-    Raises: FrameError when an item has no difficulty, a column is missing, or all answers differ by the same length.
+    Raises: FrameError when an item has no difficulty, or a column is missing.
     """
     require(df, "item_id", "score", baseline, answer, stage="length_features")
     require(difficulty, "item_id", "difficulty", stage="length_features")
@@ -116,15 +115,12 @@ def length_features(
         for name in (baseline, answer)
     ]
     delta = lengths[0] - lengths[1]
-    found = joined.select(
+    return joined.select(
         pl.col("score").cast(pl.Float64).alias("share"),
-        (delta / delta.std()).tanh().alias("length"),
+        pl.when(delta.std() > 0).then((delta / delta.std()).tanh()).otherwise(0.0).alias("length"),
         "difficulty",
         pl.lit(1.0).alias("model"),
     )
-    if found["length"].is_nan().any() or found["length"].has_nulls():
-        raise FrameError("the answers are all longer than the baseline's by the same length: nothing tells its effect.")
-    return found
 
 
 def fit_plain(features: pl.DataFrame) -> LengthModel:
@@ -137,8 +133,8 @@ def fit_plain(features: pl.DataFrame) -> LengthModel:
         import statsmodels.api as sm  # type: ignore[import-untyped]
     except ImportError as exc:
         raise _no_extra("statsmodels") from exc
+    _check_fit(features)
     used = features.drop_nulls("share")
-    _check_enough(used)
     family = sm.families.Binomial()
     model = sm.GLM(used["share"].to_numpy(), used.select(FEATURES).to_numpy(), family=family)
     return LengthModel(*map(float, model.fit(maxiter=100, tol=1e-12).params))
@@ -163,9 +159,9 @@ def fit_official(features: pl.DataFrame, *, gamed: pl.DataFrame) -> LengthModel:
             gamed.select("share", *FEATURES, pl.lit(_GAMED_WEIGHT).alias("weight")),
             features.select("share", *FEATURES, pl.lit(1.0).alias("weight")),
         ]
-    ).drop_nulls("share")
-    _check_enough(rows)
-    rows = rows.with_row_index("group")
+    )
+    _check_fit(features)
+    rows = rows.drop_nulls("share").with_row_index("group")
     lost = rows.with_columns(share=1 - pl.col("share"))
     twice = pl.concat([rows.with_columns(won=1), lost.with_columns(won=0)])
     x, won, weights = twice.select(FEATURES).to_numpy(), twice["won"].to_numpy(), twice["weight"].to_numpy()
@@ -205,8 +201,8 @@ def length_controlled(
     Reads: `item_id`, `score` (0 to 1), `score_error`, and the two answers, or their lengths.
     Gives one row (none of an empty frame): `n` (rows), `n_failed` (not judged: left out of the fit, but not of the
     items over which it is read off, as in the official code), `n_unread`, `score`, `low`, `high` (points, 0 to 100;
-    null when nothing was judged), `interval` (`bootstrap`: percentiles over refits of resampled rows; null when
-    resamples is 0), `level`.
+    null when fewer than five rows were judged, or all answers differ by the same length), `interval` (`bootstrap`:
+    percentiles over refits of resampled rows; null when resamples is 0), `level`.
     difficulty: of `load_difficulty`. gamed: of `load_gamed`, for the official fit, which takes about a second a fit;
     None fits by plain maximum likelihood. resamples: refits for the interval.
     Rows that are all of the baseline itself get 50, as the model is not told from it.
@@ -219,9 +215,17 @@ def length_controlled(
     judged, unread = df["score"].is_not_null(), df["score"].is_not_null() & df["score_error"].is_not_null()
     row: dict[str, Any] = {"n": df.height, "n_failed": int((~judged).sum()), "n_unread": int(unread.sum())}
     if df.height and judged.any():
-        same = df.select((pl.col(baseline) == pl.col(answer)).fill_null(False).all()).item()
-        row |= {"score": 50.0} if same else _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
+        if _is_baseline(df, baseline, answer):
+            row["score"] = 50.0
+        else:
+            row |= _controlled(df, difficulty, gamed, baseline, answer, resamples, level, seed)
     return pl.DataFrame([row], schema=_SUMMARY)[: df.height]
+
+
+def _is_baseline(df: pl.DataFrame, baseline: str, answer: str) -> bool:
+    """Whether all answers are the baseline's own texts; of lengths alone nobody knows."""
+    texts = all(df.schema.get(name) == pl.String for name in (baseline, answer))
+    return texts and bool(df.select((pl.col(baseline) == pl.col(answer)).fill_null(False).all()).item())
 
 
 def _controlled(
@@ -234,16 +238,20 @@ def _controlled(
     level: float,
     seed: int,
 ) -> dict[str, Any]:
-    def won(rows: pl.DataFrame) -> float:
+    def won(rows: pl.DataFrame) -> float | None:
         features = length_features(rows, difficulty=difficulty, baseline=baseline, answer=answer)
+        if _unfit(features):
+            return None
         model = fit_plain(features) if gamed is None else fit_official(features, gamed=gamed)
         return model.win_rate(features["difficulty"])
 
     told: dict[str, Any] = {"score": won(df)}
-    if resamples:
+    if resamples and told["score"] is not None:
         drawn = (random.Random(seed_of("length_controlled", seed, i)) for i in range(resamples))
         again = [won(df[rng.choices(range(df.height), k=df.height)]) for rng in drawn]
-        low, high = pl.DataFrame({"points": again}).select(*percentiles("points", level)).row(0)
+        low, high = (
+            pl.DataFrame({"points": again}, schema={"points": pl.Float64}).select(*percentiles("points", level)).row(0)
+        )
         told |= {"low": low, "high": high, "interval": "bootstrap", "level": level}
     return told
 
@@ -255,12 +263,19 @@ def _log_loss(rows: pl.DataFrame, p: pl.Series) -> float:
     return float(rows.with_columns(p=p).select(loss.mean()).item())
 
 
-def _check_enough(rows: pl.DataFrame) -> None:
-    if rows.height < _FOLDS or not math.isfinite(rows["share"].sum()):
-        raise FrameError(
-            f"{rows.height} judged rows are too few to tell the effect of length: {_FOLDS} are the least, and shares "
-            "must be numbers."
-        )
+def _unfit(features: pl.DataFrame) -> str | None:
+    """Why nothing can be fitted to these rows; None when it can."""
+    used = features.drop_nulls("share")
+    if used.height < _FOLDS:
+        return f"{used.height} judged rows are too few to tell the effect of length: {_FOLDS} are the least."
+    if used["length"].n_unique() < 2:
+        return "the answers are all longer than the baseline's by the same length: nothing tells its effect."
+    return None
+
+
+def _check_fit(features: pl.DataFrame) -> None:
+    if why := _unfit(features):
+        raise FrameError(why)
 
 
 def _no_extra(package: str) -> MissingExtraError:

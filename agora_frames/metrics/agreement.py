@@ -14,6 +14,8 @@ from agora_frames.stage import stage
 
 __all__ = ["judge_counts", "judge_drift", "swap_consistency"]
 
+_MOST_GRADES = 101  # kappa takes a table of all grades by all grades
+
 _COUNTS = {"n": pl.Int64, "n_judged": pl.Int64, "n_unparsed": pl.Int64, "n_failed": pl.Int64}
 _DRIFT = {
     "n": pl.Int64,
@@ -76,11 +78,12 @@ def judge_drift(df: pl.DataFrame, *, column: str = "judgement", again: str = "ju
 
     Reads: `column` and `again` (numbers; null where a judge gave none), and, if they are there, `{…}_judge` and
     `{…}_call` of both.
-    Gives one row (none of an empty frame): `n`; `n_both` (rows judged both times; all that follows is of these, and null without any);
-    `n_same_call` (of them, those in which both were read from one call: at temperature 0 equal requests are one call,
-    and say nothing of drift); `exact_agreement` (share, 0 to 1); `mean_absolute_difference` and `mean_difference`
-    (again minus column); Cohen's `kappa`, and `kappa_quadratic` with quadratic weights (null for grades that are no
-    whole numbers, and where all are the same grade); `judge`, `judge_again` (fingerprints; null for several).
+    Gives one row (none of an empty frame): `n`; `n_both` (rows judged both times; all that follows is of these, and
+    null without any); `n_same_call` (of them, those in which both were read from one call: at temperature 0 equal
+    requests are one call, and say nothing of drift); `exact_agreement` (share, 0 to 1); `mean_absolute_difference` and
+    `mean_difference` (again minus column); Cohen's `kappa`, and `kappa_quadratic` with quadratic weights (null for
+    grades that are no whole numbers, lie over a hundred apart, or are all the same); `judge`, `judge_again`
+    (fingerprints; null for several).
     Raises: MissingExtraError without scikit-learn; FrameError when a column is missing or is not of numbers.
     Source of kappa: Cohen 1960 and 1968, as scikit-learn's `cohen_kappa_score`.
 
@@ -116,7 +119,8 @@ def swap_consistency(df: pl.DataFrame, *, column: str = "preference", by: Sequen
     """How far a judge says the same of two answers when they change places.
 
     Reads: `by`, `column`, `{column}_swapped` and `{column}_judge`, as `judge_pairs(order="both")` adds them.
-    Gives one row (none of an empty frame): `n` (pairs), `n_both` (judged in both orders; all that follows is of these, and null without any),
+    Gives one row (none of an empty frame): `n` (pairs), `n_both` (judged in both orders; all that follows is of these,
+    and null without any),
     `consistent` (share of pairs with the same winner, or a tie, both times), `reversed` (share whose winner is another;
     the rest is a win that becomes a tie), `first_shown` (how far the answer shown first is preferred on average, 0 to
     1; 0.5 is fair), `mean_absolute_difference` of the two preferences, `judge` (the fingerprint; null for several).
@@ -157,7 +161,8 @@ def swap_consistency(df: pl.DataFrame, *, column: str = "preference", by: Sequen
 
 def _kappa(one: pl.Series, two: pl.Series, weights: str | None) -> float | None:
     """Cohen's kappa; null where it is not defined."""
-    if one.is_empty() or pl.concat([one.cast(pl.Int64), two.cast(pl.Int64)]).n_unique() < 2:
+    scale = _scale(one, two)
+    if not 2 <= len(scale) <= _MOST_GRADES:
         return None
     try:
         from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]
@@ -166,13 +171,15 @@ def _kappa(one: pl.Series, two: pl.Series, weights: str | None) -> float | None:
             "judge_drift() takes Cohen's kappa from scikit-learn, which is not installed: "
             "pip install 'agora-frames[bench]'."
         ) from exc
-    found: Any = cohen_kappa_score(one.to_list(), two.to_list(), labels=_scale(one, two), weights=weights)
+    found: Any = cohen_kappa_score(one.to_list(), two.to_list(), labels=list(scale), weights=weights)
     return None if math.isnan(found) else float(found)
 
 
-def _scale(one: pl.Series, two: pl.Series) -> list[int]:
+def _scale(one: pl.Series, two: pl.Series) -> range:
     """All grades from the lowest to the highest given: a grade that nobody gave still lies between its neighbours."""
-    return list(range(min(one.min(), two.min()), max(one.max(), two.max()) + 1))  # type: ignore[type-var, operator, arg-type]
+    given = pl.concat([one.cast(pl.Int64), two.cast(pl.Int64)])
+    low, high = pl.select(pl.lit(given).min().alias("low"), pl.lit(given).max().alias("high")).row(0)
+    return range(0) if low is None else range(low, high + 1)
 
 
 def _same_calls(df: pl.DataFrame, column: str, again: str) -> int | None:

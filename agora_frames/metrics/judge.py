@@ -35,7 +35,7 @@ _RUBRICS = Path(__file__).parent / "rubrics"
 _DOMAINS = ("math", "code", "general")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judge:
     """How a judge is asked and read: all of it but the model.
 
@@ -60,6 +60,9 @@ class Judge:
         given = {name: value for name, value in self.sampling.items() if value is not None}
         given |= {name: float(given[name]) for name in ("temperature", "top_p") if name in given}
         return prompt, self.parser, self.rubric, sorted(given.items()), self.follow_up
+
+    def __repr__(self) -> str:
+        return f"Judge({self.name!r}, parser={self.parser!r}, sampling={dict(self.sampling)!r})"
 
 
 def judge_fingerprint(judge: Judge, *, backend: Backend) -> str:
@@ -195,6 +198,10 @@ def ask_judge(
     """
     if not isinstance(judge, Judge):
         raise BindError(f"judge={judge!r:.80} is no judge: write judge=quality('math'), or make a Judge(…).")
+    if read := [name for name, value in shown.items() if into in (name, *value.meta.root_names())]:
+        raise BindError(
+            f"into={into!r} would write the verdict over what is judged: the judge is shown it as {read[0]!r}."
+        )
     seen = df.with_columns(rubric=pl.lit(judge.rubric), **shown)
     prompts = render_prompts(seen, template=judge.prompt, into=f"{into}_prompt")
     df = df.drop(f"{into}_text_parse_error", strict=False)  # of an earlier judge

@@ -82,6 +82,7 @@ def verdict_label(*, strong: float = 3.0) -> _VerdictLabel:
 class _FirstToken:
     first: str
     second: str
+    least: float
 
     def of_tokens(self, tokens: Sequence[Mapping[str, Any]]) -> Verdict:
         if not tokens:
@@ -91,6 +92,11 @@ class _FirstToken:
         first, second = (_or_never(likeliest.get(token)) for token in (self.first, self.second))
         if first == second == -math.inf:
             raise ValueError(f"neither {self.first!r} nor {self.second!r} is among {listed(likeliest)}")
+        if (known := math.exp(min(first, 0)) + math.exp(min(second, 0))) < self.least:
+            raise ValueError(
+                f"{self.first!r} and {self.second!r} have {known:.2g} of the probability together, which is less than "
+                f"{self.least}: the reply begins with {said['token']!r}"
+            )
         return said["token"], _share(second - first), 1.0
 
     @property
@@ -101,15 +107,17 @@ class _FirstToken:
         raise ValueError(f"{self!r} reads the probabilities of tokens, not a text")
 
     def __repr__(self) -> str:
-        return f"first_token({self.first!r}, {self.second!r})"
+        return f"first_token({self.first!r}, {self.second!r}, least={self.least})"
 
 
-def first_token(first: str, second: str) -> _FirstToken:
+def first_token(first: str, second: str, *, least: float = 0.1) -> _FirstToken:
     """How the probability of a reply's first token is shared between two tokens that name the answers.
 
     share: e^s / (e^f + e^s), of the log probabilities of the two. A token that is not among those that the endpoint
     told counts as impossible. Needs `logprobs` in the judge's sampling.
-    Unread: neither of the two was told.
+    least: the probability that the two must have together. A model that means to say something else still has some for
+    each letter, and its ratio says nothing of the answers; 0 is the official rule, which takes any.
+    Unread: neither of the two was told, or both are too unlikely.
     Source: AlpacaEval 2.0, tatsu-lab/alpaca_eval at cd543a1, completion_parsers.py (`logprob_parser`).
 
     >>> token = {"token": "M", "logprob": -0.1, "top": [{"token": "m", "logprob": -3.1}]}
@@ -117,7 +125,9 @@ def first_token(first: str, second: str) -> _FirstToken:
     >>> (label, round(share, 4), weight)
     ('M', 0.9526, 1.0)
     """
-    return _FirstToken(*_two(first, second, "first_token"))
+    if not isinstance(least, int | float) or not 0 <= least <= 1:
+        raise BindError(f"first_token(least={least!r}): it must be a probability, 0 to 1.")
+    return _FirstToken(*_two(first, second, "first_token"), float(least))
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_the_level_of_the_interval_is_a_parameter() -> None:
 
 
 def test_a_benchmark_with_several_metrics_reports_a_row_for_each() -> None:
-    both = Benchmark(**{**vars(SPELLING), "metrics": {"accuracy": summarise(), "pooled": summarise(pooled=True)}})
+    both = replace(SPELLING, metrics={"accuracy": summarise(), "pooled": summarise(pooled=True)})
     rows = evaluate(both, backend=af.scripted(upper), items=ITEMS, samples=2)
     assert report(rows, benchmark=both, items=ITEMS)["metric"].to_list() == ["accuracy", "pooled"]
 
@@ -109,7 +110,7 @@ def test_shots_choose_the_prompt_and_its_stop() -> None:
 
 
 def test_a_prompt_that_is_not_there_is_refused_with_those_that_are() -> None:
-    zero = Benchmark(**{**vars(SPELLING), "prompts": {"zero": Prompt("{{ question }}")}})
+    zero = replace(SPELLING, prompts={"zero": Prompt("{{ question }}")})
     with pytest.raises(BindError, match="'zero'"):
         evaluate(zero, backend=af.scripted(upper), items=ITEMS, shots="few")
 
@@ -123,6 +124,12 @@ def test_decoding_can_be_changed_and_taken_back() -> None:
 
     evaluate(SPELLING, backend=af.scripted(note), items=ITEMS[:1], decoding={"temperature": 0, "max_tokens": None})
     assert asked == [{"temperature": 0}]
+
+
+@pytest.mark.parametrize("decoding", [{"samples": 2}, {"seed": 1}, {"into": "x"}, {"temperatur": 1}])
+def test_what_is_no_decoding_is_refused(decoding: dict[str, Any]) -> None:
+    with pytest.raises(BindError, match=next(iter(decoding))):
+        evaluate(SPELLING, backend=af.scripted(upper), items=ITEMS, decoding=decoding)
 
 
 def test_an_evaluation_can_be_planned_before_anything_is_asked(tmp_path: Path) -> None:
@@ -191,6 +198,20 @@ def test_items_come_from_a_file_or_a_folder_of_files(tmp_path: Path) -> None:
     assert SPELLING.load(tmp_path)["item_id"].to_list() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
+def test_a_data_set_is_read_by_datasets_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    af.write_frame(ITEMS, tmp_path / "set" / "test.jsonl")
+    af.write_frame(ITEMS[:1], tmp_path / "set" / "train.jsonl")
+    source = Source(str(tmp_path / "set"), revision="main")
+    assert load_rows(source, None, "question").equals(ITEMS)
+
+
+def test_a_source_may_be_a_file_at_a_revision() -> None:
+    af.write_frame(ITEMS, "memory://abc/rows.jsonl")
+    assert load_rows(Source("memory://{revision}/rows.jsonl", "abc"), None, "question").equals(ITEMS)
+
+
 def test_a_file_of_something_else_is_refused_with_its_columns(tmp_path: Path) -> None:
     af.write_frame(ITEMS.rename({"question": "questions"}), tmp_path / "a.jsonl")
     with pytest.raises(FrameError, match="did you mean 'questions'"):
@@ -200,6 +221,33 @@ def test_a_file_of_something_else_is_refused_with_its_columns(tmp_path: Path) ->
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no file of a known format"):
         SPELLING.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "sent"),
+    [
+        ("http://127.0.0.1:8000/v1", {"repetition_penalty": 1.03}),
+        ("llama.cpp n_ctx=2048", {"repeat_penalty": 1.03}),
+        ("https://api.openai.com/v1/", {}),
+    ],
+)
+def test_the_repetition_penalty_is_sent_by_the_name_that_the_endpoint_knows(
+    endpoint: str, sent: dict[str, float]
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def note(messages: list[dict[str, str]], sampling: dict[str, Any]) -> str:
+        asked.append(sampling)
+        return "A"
+
+    penal = replace(SPELLING, decoding={"extra": {"repetition_penalty": 1.03}})
+    evaluate(penal, backend=replace(af.scripted(note), endpoint=endpoint), items=ITEMS[:1])
+    assert {name: value for name, value in asked[0].items() if name != "seed"} == sent
+
+
+def test_items_with_one_name_are_refused_before_anything_is_asked() -> None:
+    with pytest.raises(FrameError, match="'0' more than once"):
+        evaluate(SPELLING, backend=af.scripted(upper), items=pl.concat([ITEMS, ITEMS[:1]]))
 
 
 def test_items_without_names_are_refused() -> None:

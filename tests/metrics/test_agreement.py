@@ -56,6 +56,7 @@ def test_near_misses_cost_less_under_quadratic_weights_and_unused_grades_keep_th
 def test_kappa_is_null_where_it_is_not_defined() -> None:
     assert drift([(3, 3), (3, 3)])["kappa"] is None
     assert drift([])["kappa"] is None
+    assert drift([(0, 0), (10**9, 10**9)])["kappa"] is None
     floats = pl.DataFrame({"a": [0.5, 1.0], "b": [0.5, 0.9]})
     assert judge_drift(floats, column="a", again="b")["kappa"].to_list() == [None]
 

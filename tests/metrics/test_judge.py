@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -194,6 +193,11 @@ def test_what_is_no_judge_is_refused() -> None:
         rows("2").pipe(judge_column, judge="quality/math", backend=MODEL)
 
 
+def test_a_verdict_may_not_take_the_place_of_what_is_judged() -> None:
+    with pytest.raises(BindError, match="over what is judged"):
+        rows("2").pipe(judge_column, judge=quality("math"), into="response", backend=MODEL)
+
+
 def test_a_domain_without_a_rubric_is_told_with_those_that_have_one() -> None:
     with pytest.raises(BindError, match="'math', 'code', 'general'"):
         quality("poetry")  # type: ignore[arg-type]
@@ -258,9 +262,3 @@ def test_each_packaged_rubric_describes_each_grade_once(what: Any, domain: str) 
 def test_no_two_packaged_judges_are_the_same() -> None:
     judges = [what(domain) for what in (quality, difficulty) for domain in ("math", "code", "general")]
     assert len({judge_fingerprint(judge, backend=MODEL) for judge in judges}) == 6
-
-
-def test_rubrics_are_packaged_where_the_module_is() -> None:
-    import agora_frames.metrics.judge as module
-
-    assert len(list((Path(module.__file__).parent / "rubrics").rglob("*.jinja"))) == 8

@@ -54,7 +54,7 @@ def tokens(said: str, top: dict[str, float]) -> list[dict[str, Any]]:
 
 @given(st.floats(-60, 0), st.floats(-60, 0))
 def test_the_share_is_that_of_the_two_tokens_alone(m: float, big_m: float) -> None:
-    _, share, weight = first_token("m", "M").of_tokens(tokens("m", {"m": m, "M": big_m, "other": -0.1}))
+    _, share, weight = first_token("m", "M", least=0).of_tokens(tokens("m", {"m": m, "M": big_m, "other": -0.1}))
     assert share == pytest.approx(math.exp(big_m) / (math.exp(m) + math.exp(big_m)), rel=1e-12)
     assert weight == 1.0
 
@@ -62,7 +62,7 @@ def test_the_share_is_that_of_the_two_tokens_alone(m: float, big_m: float) -> No
 @given(st.floats(-1e308, 0), st.floats(-1e308, 0))
 def test_shares_of_both_orders_add_up_to_one(m: float, big_m: float) -> None:
     seen = tokens("m", {"m": m, "M": big_m})
-    one, other = (first_token(*pair).of_tokens(seen)[1] for pair in (("m", "M"), ("M", "m")))
+    one, other = (first_token(*pair, least=0).of_tokens(seen)[1] for pair in (("m", "M"), ("M", "m")))
     assert one + other == pytest.approx(1)
 
 
@@ -77,6 +77,15 @@ def test_a_reply_of_other_tokens_is_no_verdict() -> None:
         first_token("m", "M").of_tokens(tokens("The", {"The": -0.1}))
     with pytest.raises(ValueError, match="no token"):
         first_token("m", "M").of_tokens([])
+
+
+def test_letters_that_the_model_hardly_meant_are_no_verdict() -> None:
+    seen = tokens("The", {"The": -0.01, "M": -5.0})
+    with pytest.raises(ValueError, match=r"'m' and 'M' have 0\.0067 of the probability together.*begins with 'The'"):
+        first_token("m", "M").of_tokens(seen)
+    assert first_token("m", "M", least=0).of_tokens(seen)[1] == 1.0
+    with pytest.raises(BindError, match="least=2"):
+        first_token("m", "M", least=2)
 
 
 def test_one_word_is_all_or_nothing() -> None:
