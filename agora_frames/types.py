@@ -14,11 +14,13 @@ __all__ = [
     "BoundedObserver",
     "Desk",
     "DeskBackend",
+    "Embedder",
     "Message",
     "Observer",
     "Parser",
     "Reply",
     "Runner",
+    "Scorer",
     "Step",
 ]
 

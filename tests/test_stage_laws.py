@@ -222,16 +222,18 @@ def as_instances(df: pl.DataFrame) -> pl.DataFrame:
     return df.with_columns(domain=domain, instruction="text", response="prompt")
 
 
-class Lengths:
-    """An embedder and a scorer that look at lengths only; what is very long is too long."""
+class Embeds:
+    """Vectors that tell of lengths only."""
 
-    name = "lengths"
+    name = "embeds"
 
     def __call__(self, given: Sequence[Any], /) -> list[Any]:
         return [[float(len(text)), 1.0] for text in given]
 
 
 class Longer:
+    """A reward for length; what is very long is too long."""
+
     name = "longer"
 
     def __call__(self, pairs: Sequence[tuple[str, str]], /) -> list[float | None]:
@@ -333,13 +335,13 @@ CASES |= {
     "pgr, of the mean": Case(
         pgr, {"combine": "pgr_of_mean", "resamples": 0}, keeps_columns=False, prepared=as_labelled
     ),
-    "embed_column": Case(embed_column, {"column": "text", "embedder": Lengths()}),
+    "embed_column": Case(embed_column, {"column": "text", "embedder": Embeds()}),
     "cosine_diversity": Case(cosine_diversity, keeps_columns=False, prepared=as_vectors, without=("note",)),
     "vocabulary_diversity": Case(vocabulary_diversity, {"column": "text", "by": ["valid"]}, keeps_columns=False),
     "reward_column": Case(reward_column, {"instruction": "text", "response": "prompt", "scorer": Longer()}),
     "intrinsic": Case(intrinsic, {"by": ["valid"]}, keeps_columns=False, prepared=as_instances),
     "intrinsic_rows": Case(
-        intrinsic_rows, {"backend": GRADE, "embedder": Lengths(), "scorer": Longer()}, prepared=as_instances
+        intrinsic_rows, {"backend": GRADE, "embedder": Embeds(), "scorer": Longer()}, prepared=as_instances
     ),
 }
 BY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
