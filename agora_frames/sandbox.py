@@ -119,9 +119,9 @@ class Sandbox:
 def sandbox(
     *,
     allow_unsafe_code: bool = False,
-    timeout_s: float = 10.0,
+    timeout_s: float = 20.0,
     wall_s: float | None = None,
-    memory_mb: int = 1024,
+    memory_mb: int = 4096,
     file_mb: int = 16,
     output_kb: int = 64,
     processes: int = 16,

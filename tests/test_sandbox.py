@@ -41,7 +41,7 @@ def run(code: str, tests: str = TESTS, *, isolated: bool = ISOLATED, **limits: A
         "allow_unsafe_code": True,
         **limits,
     }
-    return run_python(pl.DataFrame({"code": [code], "tests": [tests]}), isolated=isolated, **limits).row(0, named=True)
+    return run_python(pl.DataFrame({"code": [code], "tests": [tests]}), **limits).row(0, named=True)
 
 
 # --- what is asked of it ---------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ DATA = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=8)
     | st.binary(max_size=8),
     lambda inner: (
