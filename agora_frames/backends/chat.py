@@ -18,6 +18,7 @@ from agora_frames.types import Reply
 
 __all__ = [
     "FREE",
+    "GATHERED_S",
     "NO_DESK",
     "Put",
     "Stop",
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 Put: TypeAlias = Callable[[Reply], None]
 
 # Replies are gathered for so long, since a frame costs as much as many replies.
-_GATHERED_S = 0.05
+GATHERED_S = 0.05
 _ROWS_AT_ONCE = 500
 _LOOKS_UP_EVERY_S = 0.005
 # Two interruptions within so long are one.
@@ -220,7 +221,7 @@ def streamed(work: Callable[[Put, Stop], None]) -> Iterator[pl.DataFrame]:
 
     threading.Thread(target=run, name="agora-backend", daemon=True).start()
     try:
-        while not (ended.wait(_GATHERED_S) and not arrived):
+        while not (ended.wait(GATHERED_S) and not arrived):
             if arrived:
                 count = len(arrived)
                 yield frame_of(arrived[:count])
@@ -249,7 +250,7 @@ def _settle(stop: Stop, ended: Stop) -> None:
             if not told and not ended.wait(_LOOKS_UP_EVERY_S):
                 told = True
                 _log.warning("interrupted: waiting for the replies in flight, which are kept (Ctrl-C again: stop now)")
-            ended.wait(_GATHERED_S)
+            ended.wait(GATHERED_S)
         except KeyboardInterrupt:
             if time.monotonic() - begun > _SAME_PRESS_S:
                 raise

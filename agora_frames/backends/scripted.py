@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import orjson
 import polars as pl
 
-from agora_frames.backends.chat import FREE, NO_DESK, failed, frame_of, over_budget, rows_of
+from agora_frames.backends.chat import FREE, GATHERED_S, NO_DESK, failed, frame_of, over_budget, rows_of
 from agora_frames.budget import most_completion, most_tokens
 from agora_frames.errors import BindError, FingerprintError
 from agora_frames.fingerprint import fingerprint
@@ -22,6 +22,7 @@ from agora_frames.types import Desk, Message, Reply
 __all__ = ["Script", "failing", "named", "scripted"]
 
 _WAITS_FOR_BUDGET_S = 0.02
+_ROWS_AT_ONCE = 500
 
 # What a script says to one request: a text; a dict with any fields of `frames.REPLIES`; a list of these, one for
 # each attempt (all but the last are told as retried); or an error to raise, as a dead endpoint would.
@@ -43,27 +44,42 @@ class Scripted:
         return self.answer(requests, desk=NO_DESK)
 
     def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
-        """See `types.DeskBackend`."""
-        for key, messages, sampling in rows_of(requests):
-            if self.delay_s:
-                time.sleep(self.delay_s)
-            most = most_completion(orjson.loads(sampling))
-            asked, tokens = most_tokens(messages, most, sampling=sampling)
-            cost_usd = self.prices.at_most(asked, most)
-            while (leave := desk.reserve(key, tokens=tokens, cost_usd=cost_usd)) is False:
-                time.sleep(_WAITS_FOR_BUDGET_S)  # another thread, whose call may take less than it reserved
-            if leave is None:
-                yield frame_of([over_budget(key)])
-                continue
-            try:
-                *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
-            except BaseException:
-                desk.release(key)
-                raise
-            replies = [*({**reply, "retried": True} for reply in earlier), last]
-            for reply in replies:
-                desk.record(reply)
-            yield frame_of(replies)
+        """See `types.DeskBackend`. Replies are recorded one by one, and gathered for the frames."""
+        gathered: list[Reply] = []
+        begun = time.monotonic()
+        try:
+            for key, messages, sampling in rows_of(requests):
+                gathered += self._replies(key, messages, sampling, desk)
+                if len(gathered) >= _ROWS_AT_ONCE or time.monotonic() - begun > GATHERED_S:
+                    yield frame_of(gathered)
+                    gathered, begun = [], time.monotonic()
+        except Exception:
+            if gathered:
+                yield frame_of(gathered)
+            raise
+        if gathered:
+            yield frame_of(gathered)
+
+    def _replies(self, key: str, messages: str, sampling: str, desk: Desk) -> list[Reply]:
+        """The attempts at one request, recorded."""
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        most = most_completion(orjson.loads(sampling))
+        asked, tokens = most_tokens(messages, most, sampling=sampling)
+        cost_usd = self.prices.at_most(asked, most)
+        while (leave := desk.reserve(key, tokens=tokens, cost_usd=cost_usd)) is False:
+            time.sleep(_WAITS_FOR_BUDGET_S)  # another thread, whose call may take less than it reserved
+        if leave is None:
+            return [over_budget(key)]
+        try:
+            *earlier, last = self._attempts(key, orjson.loads(messages), sampling)
+        except BaseException:
+            desk.release(key)
+            raise
+        replies = [*({**reply, "retried": True} for reply in earlier), last]
+        for reply in replies:
+            desk.record(reply)
+        return replies
 
     def _attempts(self, key: str, messages: list[Message], sampling: str) -> list[Reply]:
         said = self._say(messages, sampling)

@@ -24,6 +24,8 @@ _Finish: TypeAlias = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], pl.Dat
 
 _TOLD_EVERY_S = 0.25
 _ROWS_AT_ONCE = 5_000
+# Replies that come one by one are packed: a frame takes 40 KB, however few rows it has.
+_FRAMES_AT_ONCE = 100
 
 
 @stage(rowwise=True)
@@ -96,15 +98,20 @@ def _counted_apart(backend: Backend) -> Backend:
 
 def _heard(stream: Iterator[pl.DataFrame], teller: _Teller, backend: Backend) -> list[pl.DataFrame]:
     """The replies, as the teller hears them; whatever ends that, the backend is told at once that nobody listens."""
-    replies = []
+    packed: list[pl.DataFrame] = []
+    fresh: list[pl.DataFrame] = []
     try:
         for batch in stream:
-            replies.append(_last_attempts(as_replies(batch, backend)))
-            teller.hear(replies[-1])
+            fresh.append(_last_attempts(as_replies(batch, backend)))
+            teller.hear(fresh[-1])
+            if len(fresh) == _FRAMES_AT_ONCE:
+                small = sum(frame.height for frame in fresh) < _ROWS_AT_ONCE
+                packed += [_drained(fresh)] if small else fresh
+                fresh = []
     finally:
         if isinstance(stream, Generator):
             stream.close()
-    return replies
+    return packed + fresh
 
 
 def _check_numbers(samples: object, seed: object, observer: object) -> None:
