@@ -17,7 +17,8 @@ from agora_frames.errors import FingerprintError, ReadError, StorageError
 from agora_frames.fingerprint import fingerprint
 from agora_frames.hashing import frame_hash, hash_bytes
 from agora_frames.io import Url, located
-from agora_frames.plan import run_planned
+from agora_frames.plan import run_planned, run_planned_rounds
+from agora_frames.rounds import until_rows
 from agora_frames.stage import EFFECTS, Stage
 from agora_frames.store import Store, cached, store_entries
 from agora_frames.types import Backend
@@ -86,9 +87,10 @@ def compare(
         # The key of the store, as `cached` makes it.
         key = told["fingerprint"] and told["input"] and hash_bytes(told["fingerprint"].encode(), told["input"].encode())
         row: dict[str, Any] = {}
-        if isinstance(step, Stage) and isinstance(step.params.get("backend"), Backend):
+        if isinstance(step, Stage) and _asks(step):
             planned: list[dict[str, object]] = []
-            df = run_planned(df, stage=step, planned=planned, read=read)
+            run_step = run_planned_rounds if step.fn is until_rows.fn else run_planned
+            df = run_step(df, stage=step, planned=planned, read=read)
             row |= planned[0]
         elif store and key in stored and isinstance(step, Stage) and not step.effects:
             df, row["found"] = cached(step, store=store)(df), True
@@ -98,6 +100,12 @@ def compare(
         rows.append({**row, "name": told["name"], "rows": df.height, "happens": happens, "why": why})
     known = [{name: row.get(name) for name in COMPARISON} | {"step": row["name"]} for row in rows]
     return pl.DataFrame(known, schema=COMPARISON)
+
+
+def _asks(step: Stage) -> bool:
+    """Whether the step asks a model, by itself or round by round."""
+    rounds = step.fn is until_rows.fn and "backend" in step.effects
+    return rounds or isinstance(step.params.get("backend"), Backend)
 
 
 def describe_steps(stage: AnyStage) -> list[dict[str, Any]]:
@@ -204,7 +212,9 @@ def _described(step: AnyStage) -> dict[str, Any]:
     except FingerprintError:
         own = None
     params = step.params if isinstance(step, Stage) else {}
-    backend = params.get("backend")
+    inner = steps(params["stage"]) if isinstance(step, Stage) and step.fn is until_rows.fn else ()
+    held = [each.params for each in (step, *inner) if isinstance(each, Stage)]
+    backend = next((found for each in held if (found := each.get("backend")) is not None), None)
     return {
         "name": name_of(step),
         "fingerprint": own,

@@ -276,17 +276,25 @@ def _recipes(args: argparse.Namespace) -> None:
 
 
 def _params(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in args.found.parameters}
+    params = {name: getattr(args, name) for name in args.found.parameters}
+    if args.preview is not None and _wants_rows(args):
+        params["rows"] = min(args.rows, args.preview)
+    return params
+
+
+def _wants_rows(args: argparse.Namespace) -> bool:
+    """Whether the recipe makes so many rows as it is told to, however many it is given."""
+    return isinstance(getattr(args, "rows", None), int)
 
 
 def _input(args: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:
     df = read_frame(args.input) if args.input else recipe.seeds(_params(args))
     if df is None:
         raise FrameError(f"the recipe {recipe.name!r} has no seeds of its own: give it a frame with --input FILE.")
-    for limit in (args.limit, args.preview):
+    for limit, of_input in ((args.limit, True), (args.preview, not _wants_rows(args))):
         if limit is not None and limit < 1:
             raise BindError(f"--limit and --preview take a number of rows, at least 1, not {limit}.")
-        df = df.head(limit) if limit is not None else df
+        df = df.head(limit) if limit is not None and of_input else df
     if df.is_empty():
         raise FrameError(f"the input {args.input!r} has no rows: there is nothing to run. Its columns: {df.columns}.")
     return df

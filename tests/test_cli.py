@@ -542,3 +542,19 @@ def test_seeds_is_another_name_of_input(capsys: pytest.CaptureFixture[str]) -> N
     wanted = ["instance_generation", "--rows", "5", "--seeds", "own.parquet", "--backend", "scripted:fakes:instance"]
     assert main(["run", *wanted]) == 0
     assert "3 rows" in capsys.readouterr().out
+
+
+def test_a_preview_of_a_run_in_rounds_makes_so_few_rows_of_all_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "instance_generation", "--preview", "2", "--backend", "scripted:fakes:instance"])
+    assert "30 rows" in capsys.readouterr().out
+    assert 2 <= len(recorded()) < 10 and not Path("dataset.parquet").exists()
+
+
+def test_a_comparison_of_a_run_in_rounds_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["instance_generation", "--backend", "scripted:fakes:instance"]
+    main(["run", *wanted, "--rows", "30"])
+    asked = len(recorded())
+    assert main(["plan", *wanted, "--rows", "50", "--against", "dataset.manifest.json"]) == 0
+    assert len(recorded()) == asked
+    said = capsys.readouterr().out
+    assert "parameters changed: rows" in said and "until_rows" in said
