@@ -112,6 +112,8 @@ def _benchmark(args: argparse.Namespace, model: Remembered) -> Benchmark:
         if option not in possible:
             near = did_you_mean(option, possible) or "."
             raise BindError(f"{args.benchmark} has no option {option!r}{near} It has: {listed(possible)}.")
+    if args.samples is not None and "samples" in possible:
+        options.setdefault("samples", args.samples)  # pass@10 must know of them
     if "judge_backend" in parameters:
         options["judge_backend"] = _judge(args, model)
     if "runner" in parameters and parameters["runner"].default is inspect.Parameter.empty:

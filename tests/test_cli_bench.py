@@ -123,8 +123,10 @@ def test_a_judge_is_asked_under_the_same_ledger_and_ceiling(capsys: pytest.Captu
 def test_code_is_run_when_that_is_allowed(shared_data: Path) -> None:
     source = str(shared_data / "humaneval/HumanEval.jsonl.gz")
     args = ["evaluate", "humaneval", "--source", source, "--limit", "2", "--backend", "scripted:counting:wrong"]
-    assert main([*args, "--allow-unsafe-code", "--report", "report.parquet"]) == 0
-    assert af.read_frame("report.parquet").select("metric", "score", "n").row(0) == ("pass@1", 0.0, 2)
+    args += ["--samples", "3", "--option", "ks=(1, 3)", "--allow-unsafe-code", "--report", "report.parquet"]
+    assert main(args) == 0
+    told = af.read_frame("report.parquet").select("metric", "score", "n", "samples")
+    assert told.rows() == [("pass@1", 0.0, 2, 3), ("pass@3", 0.0, 2, 3)]
 
 
 @pytest.mark.parametrize(

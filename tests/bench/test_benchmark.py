@@ -198,6 +198,20 @@ def test_items_come_from_a_file_or_a_folder_of_files(tmp_path: Path) -> None:
     assert SPELLING.load(tmp_path)["item_id"].to_list() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
+def test_a_data_set_is_read_by_datasets_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    af.write_frame(ITEMS, tmp_path / "set" / "test.jsonl")
+    af.write_frame(ITEMS[:1], tmp_path / "set" / "train.jsonl")
+    source = Source(str(tmp_path / "set"), revision="main")
+    assert load_rows(source, None, "question").equals(ITEMS)
+
+
+def test_a_source_may_be_a_file_at_a_revision() -> None:
+    af.write_frame(ITEMS, "memory://abc/rows.jsonl")
+    assert load_rows(Source("memory://{revision}/rows.jsonl", "abc"), None, "question").equals(ITEMS)
+
+
 def test_a_file_of_something_else_is_refused_with_its_columns(tmp_path: Path) -> None:
     af.write_frame(ITEMS.rename({"question": "questions"}), tmp_path / "a.jsonl")
     with pytest.raises(FrameError, match="did you mean 'questions'"):
