@@ -35,6 +35,7 @@ from agora_frames.hashing import seed_of
 from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.judge import difficulty, judge_column, quality
 from agora_frames.metrics.pairs import comparison, judge_again, judge_pairs
+from agora_frames.metrics.pass_at_k import pass_at_k
 from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.stage import Stage, StageFunction
 from agora_frames.stages.code import extract_code, grade_code
@@ -174,6 +175,7 @@ CASES: dict[str, Case] = {
     "summarise, by labels": Case(
         summarise, {"by": ("benchmark", "valid"), "interval": "bootstrap", "resamples": 50}, (), False, as_scores
     ),
+    "pass_at_k": Case(pass_at_k, {"k": 2, "resamples": 50}, keeps_columns=False, prepared=as_scores),
     "name_items": Case(name_items, {"benchmark": "b"}, prepared=lambda df: df.rename({"row_id": "item_id"})),
     "settle_scores": Case(settle_scores, prepared=lambda df: as_scores(df).drop("score_error", "sample", "weight")),
     "settle_scores, given": Case(settle_scores, {"wrong": ("truncated",)}, prepared=as_scores),
