@@ -292,6 +292,7 @@ CASES: dict[str, Case] = {
     "summarise, by labels": Case(
         summarise, {"by": ("benchmark", "valid"), "interval": "bootstrap", "resamples": 50}, (), False, as_scores
     ),
+    "pass_at_k": Case(pass_at_k, {"k": 2, "resamples": 50}, keeps_columns=False, prepared=as_scores),
     "name_items": Case(name_items, {"benchmark": "b"}, prepared=lambda df: df.rename({"row_id": "item_id"})),
     "settle_scores": Case(settle_scores, prepared=lambda df: as_scores(df).drop("score_error", "sample", "weight")),
     "settle_scores, given": Case(settle_scores, {"wrong": ("truncated",)}, prepared=as_scores),
