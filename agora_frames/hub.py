@@ -85,6 +85,8 @@ def push_folder(
     Raises: BindError for a name that is none; AuthenticationError when the key is refused; EndpointError for all else.
     """
     check_repo(repo)
+    if not token:
+        raise AuthenticationError("uploading needs a key that may write: token=…, such as os.environ['HF_TOKEN'].")
     planned = upload_plan(folder)["file"].to_list()
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError

@@ -46,6 +46,8 @@ _KEYS: dict[Source, tuple[str, ...]] = {
 }
 # GSM8K's calculator notes: `<<48/2=24>>`.
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
+# How a byte that is no UTF-8 is read.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # The ids of MBPP's splits, as its paper has them: arXiv 2108.07732, section 2.1.
 _MBPP_SPLITS = ((10, "prompt"), (510, "test"), (600, "validation"), (974, "train"))
 
@@ -97,13 +99,16 @@ def import_instances(url: Url, *, source: Source | None = None, config: str | No
     if source is not None and source not in get_args(Source):
         raise BindError(f"import_instances(source={source!r}): it must be one of {listed(get_args(Source))}, or None.")
     shown = str(url)
-    text = _unpacked(read_bytes(shown), shown).decode("utf-8-sig", errors="replace")
+    text = _unpacked(read_bytes(shown), shown).decode("utf-8-sig", errors="surrogateescape")
+    odd_bytes = _NOT_UTF8.search(text) is not None
     problems: list[tuple[int, str, bool]] = []
     items = list(_items(text, problems))
     known = source or _source_of(items, shown, problems)
     stem = PurePosixPath(shown.lower().removesuffix(".gz")).stem
     rows = []
     for place, item in items:
+        if odd_bytes and _NOT_UTF8.search(json.dumps(item, ensure_ascii=False)):
+            problems.append((place, "it holds bytes that are not UTF-8; they stand as �", False))
         try:
             try:
                 fields = _READERS[known](item)

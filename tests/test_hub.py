@@ -84,6 +84,12 @@ def test_another_failure_is_told_without_the_key(folder, server):
     assert "hf_right" not in str(told.value)
 
 
+def test_without_a_key_nothing_is_sent(folder, server):
+    with pytest.raises(AuthenticationError, match="needs a key"):
+        push_folder(folder, "me/data", token="", endpoint=server.url)
+    assert server.asked == []
+
+
 @pytest.mark.parametrize("name", ["data", "me/data/more", "me/da ta", "", "https://hub/me/data"])
 def test_a_name_that_is_none_is_told_before_anything_is_sent(name, folder):
     with pytest.raises(BindError, match="owner/name"):

@@ -100,6 +100,14 @@ def test_files_may_be_packed_and_begin_with_a_mark(tmp_path):
     assert import_instances(tmp_path / "x.jsonl.gz").rows.height == 1
 
 
+def test_bytes_that_are_not_utf8_are_told(tmp_path):
+    line = json.dumps(GOOD).encode()
+    (tmp_path / "x.jsonl").write_bytes(line + b"\n" + line.replace(b'"b"', b'"caf\xe9"'))
+    done = import_instances(tmp_path / "x.jsonl")
+    assert done.rows["response"].to_list() == ["b", "caf\ufffd"]
+    assert done.problems.rows() == [(2, "it holds bytes that are not UTF-8; they stand as \ufffd", False)]
+
+
 def test_a_packed_file_that_is_cut_off_is_told(tmp_path):
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode())[:-9])
     with pytest.raises(ReadError, match="cannot be unpacked"):

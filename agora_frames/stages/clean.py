@@ -77,8 +77,11 @@ def clean_texts(
         require(df, column, stage="clean_texts", dtype=pl.String())
         after: list[str | None] = []
         for old, told in zip(df[column].cast(pl.String), changes, strict=True):
-            new = None if old is None else change(old)
-            if new is not None and new != old:
+            if old is None:
+                after.append(None)
+                continue
+            new = change(old)
+            if new != old:
                 told.append({"rule": rule, "column": column, "removed": len(old) - len(new)})
             after.append(new)
         df = df.with_columns(pl.Series(column, after, dtype=pl.String))

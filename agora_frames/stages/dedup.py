@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -147,11 +147,12 @@ def _signatures(texts: list[str | None], n: int) -> Iterator[Signature]:
     """MinHash of each text; empty where there is none."""
     import rensa
 
+    sketch: Any = rensa  # written in Rust, without stubs
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         part = texts[start : start + _ROWS_AT_ONCE]
         # In order, since what a set gives differs from process to process; a text that is null is not looked at.
         runs = [sorted(shingles(text or "", n)) for text in part]
-        yield from rensa.RMinHash.digest_matrix_from_token_sets(runs, num_perm=_HASHES, seed=_SEED).to_rows()
+        yield from sketch.RMinHash.digest_matrix_from_token_sets(runs, num_perm=_HASHES, seed=_SEED).to_rows()
 
 
 def _none(texts: list[str | None]) -> Iterator[Signature]:
