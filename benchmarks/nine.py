@@ -5,8 +5,8 @@
     python benchmarks/nine.py --only real --rows 8
 
 Each setting runs in a process of its own, on a ledger of its own. Scripted: one reply in five keeps to no form, one in
-fifty is cut short, one in 200 says what another one said; the time of the script itself is taken off. Real: how many
-of `--tries` replies in free form are accepted, and then so many rows as are wanted, in JSON where those are too few.
+fifty is cut short, one in 200 says what another one said; seconds are with those of the script. Real: how many of
+`--tries` replies in free form are accepted, and then so many rows as are wanted, in JSON where those are too few.
 """
 
 from __future__ import annotations
@@ -68,10 +68,9 @@ def apart(kind: str, method: str, domain: str, args: argparse.Namespace) -> dict
 def scripted(method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
     import agora_frames as af
 
-    asleep: list[float] = []
     rows = args.rows or 10_000
     with tempfile.TemporaryDirectory() as folder:
-        model = af.remembered(af.scripted(script(method, domain, asleep)), ledger=af.Ledger(folder))
+        model = af.remembered(af.scripted(script(method, domain)), ledger=af.Ledger(folder))
         begun, cpu = time.perf_counter(), time.process_time()
         done = made(method, domain, model, rows)
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
@@ -83,9 +82,8 @@ def scripted(method: str, domain: str, args: argparse.Namespace) -> dict[str, An
         "exact": kept.height == rows and kept.select("instruction", "response").n_unique() == rows,
         "asked": done.height,
         "reasons": dict(af.failure_counts(done).select("reason", "rows").iter_rows()),
-        "wall_s": round(wall - sum(asleep), 1),
-        "cpu_s": round(cpu - sum(asleep), 1),
-        "script_s": round(sum(asleep), 1),
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -101,8 +99,8 @@ def made(method: str, domain: str, model: Any, rows: int, **options: Any) -> Any
     return make(backend=model, domain=domain, rows=rows, **options)(seeds(domain=domain))  # type: ignore[arg-type]
 
 
-def script(method: str, domain: str, asleep: list[float]) -> Callable[..., Any]:
-    """What the scripted model says: about 100 tokens; the seconds that it takes to make them up are noted."""
+def script(method: str, domain: str) -> Callable[..., Any]:
+    """What the scripted model says: about 150 tokens."""
     marker = {"instance_generation": "OUTPUT:", "quality_enhancement": "Revised Answer:"}.get(method)
 
     def said(messages: list[dict[str, str]], sampling: dict[str, Any]) -> Any:
@@ -122,14 +120,7 @@ def script(method: str, domain: str, asleep: list[float]) -> Callable[..., Any]:
         text = response if marker is None else f"How is {number} found? {steps}\n{marker} {response}\n[END]"
         return {"text": text, "finish_reason": "stop", **used}
 
-    def timed(messages: list[dict[str, str]], sampling: dict[str, Any]) -> Any:
-        begun = time.perf_counter()
-        try:
-            return said(messages, sampling)
-        finally:
-            asleep.append(time.perf_counter() - begun)
-
-    return timed
+    return said
 
 
 def _tag(prompt: str) -> str:
