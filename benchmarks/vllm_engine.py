@@ -188,7 +188,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
                 durable.append((one, last))
                 cpu.append((their_cpu, our_cpu))
                 waits += waited
-                told = f"LLM.chat {one:.2f} s, {their_cpu:.2f} of CPU; ours {two:.2f} s ({last:.2f} to the last reply), {our_cpu:.2f} of CPU"
+                told = f"LLM.chat {one:.2f} s, {their_cpu:.2f} of CPU; "
+                told += f"ours {two:.2f} s ({last:.2f} to the last reply), {our_cpu:.2f} of CPU"
                 print(f"round {n}: {told}", file=sys.stderr, flush=True)
     direct.process.terminate()
     found = {
