@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 
 from agora_frames.backends.vllm_engine import VllmEngine, _Call, vllm_engine
 from agora_frames.backends.vllm_process import command_of
@@ -109,14 +110,17 @@ class Direct:
 
 def ours(
     backend: VllmEngine, df: pl.DataFrame, settings: dict[str, Any], folder: Path
-) -> tuple[float, list[str], list[float]]:
-    """Seconds, texts, and for each reply the seconds from when the engine had it until it was durable."""
+) -> tuple[float, float, list[str], list[float]]:
+    """Seconds in all, and until the last reply was durable; the texts; and for each reply the seconds from when the
+    engine had it until it was durable."""
     waited: list[float] = []
+    settled = [0.0]
     settle = _Call._settle
 
     def watched(call: Any, told: dict[str, Any]) -> None:
         settle(call, told)
         waited.append(time.time() - told["at"])
+        settled[0] = time.perf_counter()
 
     _Call._settle = watched  # type: ignore[method-assign]
     try:
@@ -125,7 +129,7 @@ def ours(
         seconds = time.perf_counter() - begun
     finally:
         _Call._settle = settle  # type: ignore[method-assign]
-    return seconds, done["completion"].to_list(), waited
+    return seconds, settled[0] - begun, done["completion"].to_list(), waited
 
 
 def cached_share(backend: VllmEngine, groups: int, each: int, words: int) -> float:
@@ -139,6 +143,25 @@ def cached_share(backend: VllmEngine, groups: int, each: int, words: int) -> flo
     return int(call.field("cached_tokens").sum()) / int(call.field("prompt_tokens").sum())
 
 
+def cpu_s(pid: int | None) -> float:
+    """Seconds of CPU that a process has used; None is this one."""
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system
+
+
+def compared(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Both sides, and how they stand to each other."""
+    theirs, ours_ = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios = sorted(two / one for one, two in pairs)
+    return {
+        "LLM.chat": round(theirs, 3),
+        "ours": round(ours_, 3),
+        "ratio_of_medians": round(ours_ / theirs, 3),
+        "median_of_ratios": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     settings = {"temperature": 0.8, "max_tokens": options.max_tokens}
     arguments: dict[str, Any] = {"dtype": options.dtype, "max_model_len": 512, "kv_cache_memory_bytes": options.cache}
@@ -148,27 +171,34 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         direct = Direct({"model": options.model, **arguments, "enforce_eager": True})
         started.result()
     rounds: list[tuple[float, float]] = []
+    durable: list[tuple[float, float]] = []
+    cpu: list[tuple[float, float]] = []
     waits: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for n in range(options.rounds + 1):  # the first one warms up
             df = prompts(n, options.rows)
+            begun = cpu_s(direct.process.pid)
             one, theirs = direct.ask(df, settings)
-            two, texts, waited = ours(backend, df, settings, Path(folder) / str(n))
+            their_cpu, begun = cpu_s(direct.process.pid) - begun, cpu_s(backend.engine.pid) + cpu_s(None)
+            two, last, texts, waited = ours(backend, df, settings, Path(folder) / str(n))
+            our_cpu = cpu_s(backend.engine.pid) + cpu_s(None) - begun
             assert texts == theirs, "the same seeds gave other texts"
             if n:
                 rounds.append((one, two))
+                durable.append((one, last))
+                cpu.append((their_cpu, our_cpu))
                 waits += waited
-                print(f"round {n}: LLM.chat {one:.2f} s, ours {two:.2f} s", file=sys.stderr, flush=True)
+                told = f"LLM.chat {one:.2f} s, {their_cpu:.2f} of CPU; "
+                told += f"ours {two:.2f} s ({last:.2f} to the last reply), {our_cpu:.2f} of CPU"
+                print(f"round {n}: {told}", file=sys.stderr, flush=True)
     direct.process.terminate()
     found = {
         "model": Path(options.model).name,
         "rows": options.rows,
         "max_tokens": options.max_tokens,
-        "direct_s": statistics.median(one for one, _ in rounds),
-        "ours_s": statistics.median(two for _, two in rounds),
-        "ratio_of_medians": statistics.median(two for _, two in rounds) / statistics.median(one for one, _ in rounds),
-        "median_of_ratios": statistics.median(two / one for one, two in rounds),
-        "rounds": rounds,
+        "seconds": compared(rounds),
+        "seconds_until_the_last_reply_is_durable": compared(durable),
+        "cpu_seconds": compared(cpu),
         "durable_after_s": {"median": statistics.median(waits), "most": max(waits)},
         "same_texts": True,
         "python": platform.python_version(),
@@ -176,7 +206,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     object.__setattr__(backend, "in_flight", options.cached_in_flight)
     for by_prefix in (False, True):
         object.__setattr__(backend, "by_prefix", by_prefix)
-        found["cached_by_prefix" if by_prefix else "cached_in_frame_order"] = cached_share(backend, 150, 8, 100)
+        found["cached_by_prefix" if by_prefix else "cached_in_frame_order"] = cached_share(backend, 400, 4, 100)
     backend.close()
     return found
 
@@ -188,13 +218,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--cache", type=int, default=1 << 28, help="bytes for keys and values")
+    parser.add_argument("--cache", type=int, default=1 << 26, help="bytes for keys and values")
     parser.add_argument("--cached-in-flight", type=int, default=64)
     found = measured(parser.parse_args())
     path = HERE / "results" / f"vllm_engine_{found['model']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    print("ratio", "reached" if found["median_of_ratios"] <= MARK else "MISSED", MARK)
+    print("ratio", "reached" if found["seconds"]["median_of_ratios"] <= MARK else "MISSED", MARK)
     print("durable", "reached" if found["durable_after_s"]["most"] <= DURABLE_WITHIN_S else "MISSED", DURABLE_WITHIN_S)
 
 
