@@ -34,6 +34,11 @@ def test_each_recipe_that_ships_has_a_summary_and_options() -> None:
         add_options(argparse.ArgumentParser(), recipe)
 
 
+def test_only_what_a_person_can_run_is_a_recipe() -> None:
+    methods = ["instance_generation", "quality_enhancement", "response_generation"]
+    assert sorted(recipe.name for recipe in all_recipes()) == ["classify_domain", "hello", *methods]
+
+
 def test_a_signature_is_a_command_line(tmp_path: Path) -> None:
     file = recipe_of(
         tmp_path,

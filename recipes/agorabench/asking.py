@@ -20,7 +20,7 @@ from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
 from agora_frames.types import Backend, Message, Parser
 
-__all__ = ["Format", "Strictness", "asking", "chat_of", "from_seeds", "laid_out"]
+__all__ = ["Format", "Strictness", "chat_of", "from_seeds", "instances_asked", "laid_out"]
 
 Format = Literal["markers", "json"]
 Strictness = Literal["corrected", "agorabench"]
@@ -46,7 +46,7 @@ _PARTS: dict[DomainName, dict[str, Any]] = {
 _FIRST = ("row_id", "instruction", "response", "config", "parents", "theme", "first_words", "slot", "round", "attempt")
 
 
-def asking(
+def instances_asked(
     method: Literal["instance_generation", "response_generation", "quality_enhancement"],
     domain: DomainName,
     *,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agora_frames.compose import recipe
-from agora_frames.recipes.agorabench.asking import Format, Strictness, asking, chat_of, laid_out
+from agora_frames.recipes.agorabench.asking import Format, Strictness, chat_of, instances_asked, laid_out
 from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
 from agora_frames.recipes.agorabench.lists import ListName, first_words, themes
 from agora_frames.rounds import until_rows
@@ -64,7 +64,7 @@ def instance_generation(
     seed: another one makes another dataset. round_size: instances of the first round. max_candidates: where to stop
     if the yield is low.
     """
-    ask = asking(
+    ask = instances_asked(
         "instance_generation",
         domain,
         template=chat_of(template_file(DOMAINS[domain].prompt("instance_generation"))),

@@ -11,7 +11,7 @@ Cost: one call a row, or an attempt, of about 500 prompt tokens and the seed. Ex
 from __future__ import annotations
 
 from agora_frames.compose import AnyStage, recipe
-from agora_frames.recipes.agorabench.asking import Format, Strictness, asking, chat_of, from_seeds, laid_out
+from agora_frames.recipes.agorabench.asking import Format, Strictness, chat_of, from_seeds, instances_asked, laid_out
 from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
 from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
@@ -47,7 +47,7 @@ def quality_enhancement(
     instance in its student's chat template. temperature, top_p, max_tokens: of the sampling. seed: another one draws
     other revisions. max_candidates: where to stop if the yield is low.
     """
-    ask: AnyStage = asking(
+    ask: AnyStage = instances_asked(
         "quality_enhancement",
         domain,
         template=chat_of(template_file(DOMAINS[domain].prompt("quality_enhancement"))),

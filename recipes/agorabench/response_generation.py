@@ -11,7 +11,7 @@ Cost: one call a row, or an attempt. Expected yield: see recipes/README.md.
 from __future__ import annotations
 
 from agora_frames.compose import AnyStage, recipe
-from agora_frames.recipes.agorabench.asking import Format, Strictness, asking, chat_of, from_seeds, laid_out
+from agora_frames.recipes.agorabench.asking import Format, Strictness, chat_of, from_seeds, instances_asked, laid_out
 from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
 from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
@@ -57,7 +57,7 @@ def response_generation(
         *before, question = chat
         chat = [*before, *chat_of(template_file(examples)), question]
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    ask: AnyStage = asking(
+    ask: AnyStage = instances_asked(
         "response_generation",
         domain,
         template=chat,
