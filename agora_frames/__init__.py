@@ -7,6 +7,7 @@ its questions.
 from agora_frames.against import compare
 from agora_frames.backends import connect
 from agora_frames.backends.llama_cpp import llama_cpp
+from agora_frames.backends.openai_batch import openai_batch
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.backends.vllm_engine import vllm_engine
@@ -49,6 +50,7 @@ __all__ = [
     "json_object",
     "keep_valid",
     "llama_cpp",
+    "openai_batch",
     "openai_chat",
     "parse_column",
     "perplexities",

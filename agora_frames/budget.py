@@ -17,7 +17,7 @@ from agora_frames.types import Reply
 __all__ = ["Budget", "most_completion", "most_tokens"]
 
 # Kinds that an endpoint turns away at the door, and those of what was never sent: nothing is charged for them.
-_UNPAID = ("rate_limited", "bad_request", "context_too_long", "not_asked", "over_budget")
+_UNPAID = ("rate_limited", "bad_request", "context_too_long", "expired", "cancelled", "not_asked", "over_budget")
 # Sums are whole numbers of picodollars, so that they neither drift nor depend on the order of what is added.
 _PICO = 1e12
 

@@ -35,7 +35,8 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 # Kinds of a call that ended in a reply, paid for, which nobody asks again unless told to:
 SETTLED = ("truncated", "refused", "content_filtered", "empty")
 # Kinds of a call that did not: `rate_limited`, `timeout`, `connection`, `server_error`, `bad_reply`,
-# `bad_request`, `context_too_long`; of one never made: `no_prompt`, `not_asked`, `over_budget`;
+# `bad_request`, `context_too_long`; in a batch: `expired`, `cancelled`;
+# of one never made: `no_prompt`, `not_asked`, `over_budget`;
 # of a prompt that could not be rendered, or a chat that broke off: `null_value`, `template_error`;
 # and of a text without the parts that were looked for:
 UNPARSED = "unparsed"

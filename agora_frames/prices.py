@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from agora_frames.errors import BindError
 
-__all__ = ["Prices", "prices_of"]
+__all__ = ["Prices", "batch_prices_of", "prices_of"]
 
 
 class _Rates(NamedTuple):
@@ -72,6 +72,14 @@ class Prices:
         tokens = (prompt_tokens - cached) * rates.prompt + cached * rates.cached + completion_tokens * rates.completion
         return tokens / 1_000_000 + rates.request
 
+    def times(self, share: float, why: str) -> Prices:
+        """The same, each multiplied."""
+        rates = [
+            (when, tuple(_Rates(r.above, *(price * share for price in r[1:])) for r in bands))
+            for when, bands in self.tariffs
+        ]
+        return Prices(f"{self.source}, times {share:g} ({why})", tuple(rates))
+
     def at_most(self, prompt_tokens: int, completion_tokens: int | None) -> float | None:
         """US dollars that a request of at most so many tokens can cost, at whatever hour and in whatever tier.
 
@@ -80,6 +88,27 @@ class Prices:
         """
         found = [_most(rates, prompt_tokens, completion_tokens) for _, bands in self.tariffs for rates in bands]
         return None if None in found else max(cost for cost in found if cost is not None)
+
+
+def batch_prices_of(endpoint: str, model: str, given: tuple[float, ...] | None, *, discount: float) -> Prices | None:
+    """The prices of a model in batches: those that the list has for them, or else the usual ones less the discount.
+
+    discount: the share of the usual price that is taken off, 0.5 for half. given: the usual prices; they win.
+    """
+    if given is None and (listed := _prices_of_batches(endpoint, model)) is not None:
+        return listed
+    usual = prices_of(endpoint, model, given)
+    return None if usual is None else usual.times(1 - discount, "batch")
+
+
+def _prices_of_batches(endpoint: str, model: str) -> Prices | None:
+    """Those of genai-prices; None where it has none for batches."""
+    found, now = _found(endpoint, model), datetime.now(UTC)
+    of_batches = {"processing": "batch"}
+    if found is None or not any(variant.when == of_batches for variant in found.price_variants or ()):
+        return None
+    bands = _bands(found.get_prices(now, of_batches))
+    return Prices(f"{_source()}, batch", ((None, bands),)) if bands else None
 
 
 def prices_of(endpoint: str, model: str, given: tuple[float, ...] | None) -> Prices | None:
@@ -98,17 +127,26 @@ def prices_of(endpoint: str, model: str, given: tuple[float, ...] | None) -> Pri
     """
     if given is not None:
         return _given(given)
+    found = _found(endpoint, model)
+    if found is None:
+        return None
+    tariffs = _tariffs(found, datetime.now(UTC))
+    return Prices(_source(), tariffs) if all(bands for _, bands in tariffs) else None
+
+
+def _found(endpoint: str, model: str) -> Any:
+    """What genai-prices knows of the model at that address; None where it knows nothing."""
     address = _address(endpoint)
     if address is None:
         return None
     from genai_prices.data import providers  # not its snapshot, which may have come over the network
 
-    for provider in providers:
-        if _is_of(provider.api_pattern, address) and (found := provider.find_model(model, all_providers=providers)):
-            tariffs = _tariffs(found, datetime.now(UTC))
-            source = f"genai-prices {metadata.version('genai-prices')}"
-            return Prices(source, tariffs) if all(bands for _, bands in tariffs) else None
-    return None
+    of_address = (provider for provider in providers if _is_of(provider.api_pattern, address))
+    return next((found for each in of_address if (found := each.find_model(model, all_providers=providers))), None)
+
+
+def _source() -> str:
+    return f"genai-prices {metadata.version('genai-prices')}"
 
 
 def _given(given: object) -> Prices:

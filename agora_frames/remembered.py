@@ -130,6 +130,11 @@ class _Desk:
     asked: pl.DataFrame
     places: Mapping[str, int]
 
+    @property
+    def ledger(self) -> Ledger:
+        """For a backend whose work outlives the process: it keeps its notes beside it."""
+        return self.of.ledger
+
     def reserve(self, key: str, *, tokens: int | None, cost_usd: float | None) -> bool | None:
         return self.of.budget.reserve(key, tokens=tokens, cost_usd=cost_usd)
 

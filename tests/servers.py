@@ -18,7 +18,7 @@ Fault = str | int | bytes | dict[str, Any]
 Plan = Callable[[str, int], Fault]
 
 
-class _QuietServer(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
@@ -60,7 +60,7 @@ class ChatServer:
         self.bodies: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
-        self.server = _QuietServer(("127.0.0.1", port), self._handler())
+        self.server = QuietServer(("127.0.0.1", port), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -40,7 +40,7 @@ OWNERS = {
     "datasets": ("bench", "bench.*"),
     "fsspec": ("io", "store", "ledger", "ledger.*"),
     "genai_prices": ("prices",),
-    "httpx2": ("backends.transport",),
+    "httpx2": ("backends.transport", "backends.openai_batch"),
     "IPython": ("progress",),
     "jsonschema": ("stages.structured",),
     "referencing": ("stages.structured",),

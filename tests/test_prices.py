@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agora_frames.errors import BindError
-from agora_frames.prices import Prices, prices_of
+from agora_frames.prices import Prices, batch_prices_of, prices_of
 
 OPENAI = "https://api.openai.com/v1"
 DEEPSEEK = "https://api.deepseek.com/v1"
@@ -197,3 +197,41 @@ def test_prices_pickle(model: str) -> None:
     prices = known(OPENAI, model)
     assert pickle.loads(pickle.dumps(prices)) == prices
     assert hash(prices) == hash(known(OPENAI, model))
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_prices_of_batches_are_taken_where_there_are_any() -> None:
+    usual, batch = prices_of(OPENAI, "gpt-4o-mini", None), batch_prices_of(OPENAI, "gpt-4o-mini", None, discount=0.1)
+    assert usual is not None and batch is not None
+    assert batch.cost(1000, 1000) == pytest.approx((usual.cost(1000, 1000) or 0) / 2)
+    assert batch.source == f"{usual.source}, batch"
+
+
+def test_without_published_ones_it_is_the_usual_price_less_the_discount() -> None:
+    usual, batch = (of("http://127.0.0.1/v1", "m", (2, 4, 1)) for of in (prices_of, _of_batches))
+    assert usual is not None and batch is not None
+    assert batch.cost(1000, 500, 100) == pytest.approx((usual.cost(1000, 500, 100) or 0) * 0.75)
+    assert batch.at_most(1000, 500) == pytest.approx((usual.at_most(1000, 500) or 0) * 0.75)
+    assert batch.source == "given (2, 4, 1), times 0.75 (batch)"
+
+
+def _of_batches(endpoint: str, model: str, given: tuple[float, ...] | None) -> Prices | None:
+    return batch_prices_of(endpoint, model, given, discount=0.25)
+
+
+def test_a_model_that_has_no_prices_has_none_in_batches() -> None:
+    assert batch_prices_of("http://127.0.0.1/v1", "gpt-4o-mini", None, discount=0.5) is None
+
+
+def test_each_rate_of_a_tariff_is_multiplied() -> None:
+    found = next(
+        (prices, name)
+        for name in ("gpt-5.5", "gpt-5.4", "gemini-2.5-pro")
+        for endpoint in (OPENAI, "https://generativelanguage.googleapis.com/v1beta")
+        if (prices := prices_of(endpoint, name, None)) is not None and len(prices.tariffs[0][1]) > 1
+    )[0]
+    half = found.times(0.5, "half")
+    for tokens in (1_000, 1_000_000):
+        assert half.cost(tokens, 10) == pytest.approx((found.cost(tokens, 10) or 0) / 2)

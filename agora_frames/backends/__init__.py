@@ -12,6 +12,7 @@ import polars as pl
 
 from agora_frames.backends.discovery import only_model
 from agora_frames.backends.llama_cpp import PACKAGED, llama_cpp
+from agora_frames.backends.openai_batch import openai_batch
 from agora_frames.backends.openai_chat import OpenAIChat, openai_chat
 from agora_frames.backends.scripted import named, scripted
 from agora_frames.backends.vllm_engine import vllm_engine
@@ -22,12 +23,13 @@ from agora_frames.ledger import Ledger
 from agora_frames.remembered import Remembered, remembered
 from agora_frames.types import Backend
 
-__all__ = ["connect", "llama_cpp", "openai_chat", "scripted", "vllm_engine"]
+__all__ = ["connect", "llama_cpp", "openai_batch", "openai_chat", "scripted", "vllm_engine"]
 
 _FORMS = {
     "vllm": "vllm:FOLDER or vllm:ORG/NAME in the hub's cache, in a process of its own",
     "llama": f"llama:NAME or llama:PATH.gguf, in this process ({listed(PACKAGED)})",
     "openai": "openai:MODEL, with OPENAI_API_KEY",
+    "openai-batch": "openai-batch:MODEL, the same for half the price, within a day",
     "http": "http://HOST:PORT/v1 (model='…' if it has several), any OpenAI-compatible server (vLLM's, llama.cpp's, …)",
     "https": "https://HOST/v1, the same with TLS",
     "scripted": "scripted:MODULE:FUNCTION or scripted:TABLE.jsonl (columns prompt, reply), a fake",
@@ -51,11 +53,12 @@ def connect(
     """The backend for a model's name, durable by default: what it once answered is never asked again.
 
     url: `llama:smollm2-135m`, `llama:/path/to/any.gguf`, `vllm:/path/to/model`, `openai:gpt-4o-mini`,
-    `http://host:8000/v1` (which is asked for its model's name unless `model=` gives it),
+    `openai-batch:gpt-4o-mini`, `http://host:8000/v1` (which is asked for its model's name unless `model=` gives it),
     `scripted:module:function`; none for an `openai.AsyncOpenAI` of your own: connect(client=…, model=…).
     ledger: the folder or address where every reply is recorded. offline: ask nothing; what the ledger lacks is listed.
     max_cost: US dollars, and max_tokens_total: of prompts and replies; what could exceed them is not asked (see
-    `remembered`). options: those of the backend: see `llama_cpp`, `vllm_engine`, `openai_chat`, `scripted`.
+    `remembered`). options: those of the backend: see `llama_cpp`, `vllm_engine`, `openai_chat`, `openai_batch`,
+    `scripted`.
     Raises: UnknownModelError for a name of no backend; BindError for an option that the backend does not have;
     MissingExtraError and AuthenticationError when something must first be installed or set.
 
@@ -81,7 +84,12 @@ def _backend(url: str, options: dict[str, Any], offline: bool) -> Backend:
     if kind == "scripted":
         script = _script(name)
         return _made(scripted, script, {"model": named(name, script), **options})
-    makers: dict[str, Callable[..., Backend]] = {"llama": llama_cpp, "vllm": vllm_engine, "openai": openai_chat}
+    makers: dict[str, Callable[..., Backend]] = {
+        "llama": llama_cpp,
+        "vllm": vllm_engine,
+        "openai": openai_chat,
+        "openai-batch": openai_batch,
+    }
     return _made(makers[kind], name, options)
 
 

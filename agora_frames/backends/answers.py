@@ -22,7 +22,7 @@ _FILTERS = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyVi
 
 
 def read_answer(
-    key: str, answer: Answer, *, latency_s: float, prices: Prices | None, hidden: str = ""
+    key: str, answer: Answer, *, latency_s: float | None, prices: Prices | None, hidden: str = ""
 ) -> dict[str, Any]:
     """The reply that an answer holds, or the kind of failure that it is.
 

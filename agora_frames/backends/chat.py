@@ -66,11 +66,13 @@ def over_budget(key: str) -> dict[str, Any]:
     return failed(key, "over_budget", "not asked: it could have cost or taken more than what is left of the budget")
 
 
-def read_completion(key: str, body: Mapping[str, Any], *, latency_s: float, prices: Prices | None) -> dict[str, Any]:
+def read_completion(
+    key: str, body: Mapping[str, Any], *, latency_s: float | None, prices: Prices | None
+) -> dict[str, Any]:
     """A reply from the body of a chat completion.
 
-    latency_s: seconds. The cost is null without prices, or where the endpoint does not tell the usage.
-    A body without a choice is a `bad_reply`; a reply of tool calls alone has no text, and is none.
+    latency_s: seconds; None where nobody knows. The cost is null without prices, or where the endpoint does not tell
+    the usage. A body without a choice is a `bad_reply`; a reply of tool calls alone has no text, and is none.
     """
     reply = {"key": key, "latency_s": latency_s, **_used(_mapping(body.get("usage")), prices)}
     reply["served_model"] = _text(body.get("model"))

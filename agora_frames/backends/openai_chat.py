@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from agora_frames.errors import AuthenticationError, BindError, UnknownModelErro
 from agora_frames.prices import Prices, prices_of
 from agora_frames.types import Desk
 
-__all__ = ["OPENAI_CAN", "OPENAI_URL", "OpenAIChat", "openai_chat"]
+__all__ = ["OPENAI_CAN", "OPENAI_URL", "OpenAIChat", "body_of", "checked_url", "key_of", "openai_chat"]
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_CAN = frozenset({"images", "json_object", "json_schema", "logprobs", "tools"})
@@ -102,19 +103,9 @@ class OpenAIChat:
             desk=desk,
             pause_s=self.pause_s,
             health=Health(self.outage_s),
-            body_of=self._body,
+            body_of=partial(body_of, self.endpoint, self.model),
             connected=self._connected,
         )
-
-    def _body(self, messages: str, sampling: str) -> tuple[bytes, int | None]:
-        """The body of a request, and the most tokens that its reply may have."""
-        settings = orjson.loads(sampling)
-        most = most_completion(settings)
-        # OpenAI's newer models refuse the old name, other servers do not all know the new one.
-        if "max_tokens" in settings and self.endpoint == OPENAI_URL:
-            settings["max_completion_tokens"] = settings.pop("max_tokens")
-        head = orjson.dumps({"model": self.model, **settings})
-        return b'%b,"messages":%b}' % (head[:-1], messages.encode()), most
 
     def _connected(self) -> AbstractAsyncContextManager[Post]:
         if self.client is not None:
@@ -165,12 +156,12 @@ def openai_chat(
         made = maker_of(client)()
         # Never sent by us, but an endpoint may repeat the key, and then it is cut out.
         base_url, api_key = str(made.base_url), made.api_key if isinstance(made.api_key, str) else ""
-    endpoint = _checked(base_url)
+    endpoint = checked_url(base_url)
     _check_wholes(concurrency=concurrency, max_concurrency=max_concurrency)
     _check_numbers(rpm=rpm, tpm=tpm, timeout_s=timeout_s, outage_s=outage_s)
     if not _is_number(pause_s) or pause_s < 0:
         raise BindError(f"openai_chat(pause_s={pause_s!r}): it must be a number of seconds.")
-    key = _key(endpoint, api_key) if client is None else api_key or ""
+    key = key_of(endpoint, api_key) if client is None else api_key or ""
     return OpenAIChat(
         model=_named(model),
         endpoint=endpoint,
@@ -185,6 +176,17 @@ def openai_chat(
         pause_s=pause_s,
         outage_s=outage_s,
     )
+
+
+def body_of(endpoint: str, model: str, messages: str, sampling: str) -> tuple[bytes, int | None]:
+    """The body of a request, and the most tokens that its reply may have."""
+    settings = orjson.loads(sampling)
+    most = most_completion(settings)
+    # OpenAI's newer models refuse the old name, other servers do not all know the new one.
+    if "max_tokens" in settings and endpoint == OPENAI_URL:
+        settings["max_completion_tokens"] = settings.pop("max_tokens")
+    head = orjson.dumps({"model": model, **settings})
+    return b'%b,"messages":%b}' % (head[:-1], messages.encode()), most
 
 
 def _check_wholes(**given: Any) -> None:
@@ -205,7 +207,8 @@ def _named(model: object) -> str:
     return model
 
 
-def _key(endpoint: str, api_key: str | None) -> str:
+def key_of(endpoint: str, api_key: str | None) -> str:
+    """The key that was given, or else that of the environment for this endpoint; an empty text where there is none."""
     if api_key is not None and not isinstance(api_key, str):
         raise BindError("openai_chat(api_key=…): it must be a text.")
     key = (api_key or os.environ.get(_variable(endpoint), "")).strip()
@@ -234,7 +237,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _checked(base_url: str) -> str:
+def checked_url(base_url: str) -> str:
     """The address without a slash at its end. It goes into keys, ledgers and errors, so it may hold no secret."""
     try:
         parts = urlsplit(base_url)

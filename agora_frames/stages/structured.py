@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ _LONGEST_SAID = 300
 class Shape:
     """What a reply must be: an object of these fields; made by `shape_of`.
 
-    schema: as it is sent. judged: gives the fields of an object, or raises a ValueError that says what is wrong.
+    schema: as it is sent. required: the fields without which an object is none of these. judged: gives the fields of
+    an object, or raises a ValueError that says what is wrong.
     """
 
     name: str
     schema: Node
+    required: Sequence[str]
     columns: Mapping[str, pl.DataType]
     judged: Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -40,12 +42,12 @@ class Shape:
 
     def __call__(self, text: str) -> dict[str, Any]:
         """A `types.Parser`: the fields of the first object that has all required ones."""
-        required, why = self.schema.get("required", ()), "there is no JSON object"
+        why = "there is no JSON object"
         for found, broken in objects_in(text):
-            if not broken and all(name in found for name in required):
+            if not broken and all(name in found for name in self.required):
                 values = self.judged(found)
                 return {name: values.get(name) for name in self.columns}
-            missing = listed([name for name in required if name not in found])
+            missing = listed([name for name in self.required if name not in found])
             why = broken or f"the JSON object has no {missing}"
         raise ValueError(why)
 
@@ -91,17 +93,20 @@ def shape_of(schema: Any) -> Shape:
     rules = schema.to_schema() if hasattr(schema, "to_schema") else schema
     if hasattr(rules, "columns") and hasattr(rules, "checks"):
         made, dtypes = of_pandera(rules)
-        return Shape(_named(rules.name), _checked(made), dtypes, _by_schema(made))
+        return Shape(_named(rules.name), _checked(made), made["required"], dtypes, _by_schema(made))
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
         try:
-            made = closed(schema.model_json_schema())
+            told = schema.model_json_schema()
+            made = closed(told)
         except BindError:
             raise
         except Exception as exc:
             raise BindError(f"{schema.__name__} has no JSON schema: {exc}") from exc
-        return Shape(_named(schema.__name__), _checked(made), _columns(made), _by_pydantic(schema))
+        required = told.get("required", ())  # the rest has defaults
+        return Shape(_named(schema.__name__), _checked(made), required, _columns(made), _by_pydantic(schema))
     if isinstance(schema, Mapping):
-        return Shape(_named(schema.get("title")), _checked(schema), _columns(schema), _by_schema(schema))
+        required, judged = _checked(schema).get("required", ()), _by_schema(schema)
+        return Shape(_named(schema.get("title")), schema, required, _columns(schema), judged)
     raise BindError(
         f"generate_column(schema={schema!r:.200}): give a Pandera model, a pydantic model, or a JSON schema, such as "
         "{'type': 'object', 'properties': {'answer': {'type': 'integer'}}, 'required': ['answer'], "
@@ -121,7 +126,7 @@ def _checked(schema: Node) -> Node:
     if schema.get("type") != "object" or not isinstance(schema.get("properties"), Mapping) or not schema["properties"]:
         raise BindError(f"the schema must be of an object with `properties`; it is {dict(schema)!r:.200}.")
     try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+        validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
     except SchemaError as exc:
         raise BindError(f"the schema is no JSON schema: {exc.message} at {exc.json_path}.") from exc
     return schema
@@ -151,7 +156,8 @@ def _by_pydantic(model: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
         try:
             made: dict[str, Any] = model.model_validate(found).model_dump(mode="json", by_alias=True)
         except ValueError as exc:
-            first = exc.errors()[0] if hasattr(exc, "errors") else {"loc": (), "msg": str(exc)}
+            told: Any = exc  # pydantic's own ValidationError has a list of what is wrong
+            first = told.errors()[0] if hasattr(told, "errors") else {"loc": (), "msg": str(exc)}
             raise ValueError(_cut(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")) from exc
         return {**found, **made}  # a field may be given under another name than it is told
 

@@ -111,7 +111,14 @@ def test_a_name_of_no_model_is_answered_with_all_forms(url: str) -> None:
         connect(url)
     said = str(caught.value)
     assert repr(url) in said
-    for form in ("llama:PATH.gguf", "openai:MODEL", "http://HOST:PORT/v1", "https://HOST/v1", "scripted:TABLE.jsonl"):
+    for form in (
+        "llama:PATH.gguf",
+        "openai:MODEL",
+        "openai-batch:MODEL",
+        "http://HOST:PORT/v1",
+        "https://HOST/v1",
+        "scripted:TABLE.jsonl",
+    ):
         assert form in said
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from servers import ChatServer, Fault, chat_server
 
-from agora_frames.backends.openai_chat import OPENAI_URL, OpenAIChat, openai_chat
+from agora_frames.backends.openai_chat import OPENAI_URL, OpenAIChat, body_of, openai_chat
 from agora_frames.errors import AuthenticationError, BindError, EndpointError, StorageError, UnknownModelError
 from agora_frames.stages.requests import build_requests
 from agora_frames.types import Reply
@@ -101,7 +101,9 @@ def test_messages_and_parameters_are_sent_as_they_are() -> None:
 
 @pytest.mark.parametrize("url", [OPENAI_URL, OPENAI_URL + "/"])
 def test_openai_itself_is_sent_the_new_name_of_max_tokens(url: str) -> None:
-    body, most = openai_chat("gpt", base_url=url, api_key="k")._body("[]", '{"max_tokens":5,"top_k":1}')
+    body, most = body_of(
+        openai_chat("gpt", base_url=url, api_key="k").endpoint, "gpt", "[]", '{"max_tokens":5,"top_k":1}'
+    )
     assert json.loads(body) == {"model": "gpt", "messages": [], "max_completion_tokens": 5, "top_k": 1}
     assert most == 5
 

@@ -191,12 +191,13 @@ def test_a_pydantic_model_judges_and_mends_its_replies_itself() -> None:
     assert why(done) == [None, "name: Value error, no capital"]
 
 
-def test_a_default_of_a_pydantic_model_stands_in_for_what_is_missing() -> None:
-    class Mood(pydantic.BaseModel):
-        mood: str = "good"
+class Mood(pydantic.BaseModel):
+    mood: str = "good"
 
-    assert replied("{}", '{"mood": "bad"}', schema=Mood)["mood"].to_list() == [None, "bad"]  # it is asked for
+
+def test_a_field_with_a_default_is_asked_for_and_its_default_stands_in_where_it_is_missing() -> None:
     assert shape_of(Mood).schema["required"] == ["mood"]
+    assert replied("{}", '{"mood": "bad"}', "none", schema=Mood)["mood"].to_list() == ["good", "bad", None]
 
 
 # --- what is told before anything is asked ----------------------------------------------------------------------------
