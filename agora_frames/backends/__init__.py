@@ -89,9 +89,6 @@ def _backend(url: str, options: dict[str, Any], offline: bool) -> Backend:
         "openai": openai_chat,
         "openai-batch": openai_batch,
         "vllm": vllm_engine,
-        "vllm": vllm_engine,
-        "openai": openai_chat,
-        "openai-batch": openai_batch,
     }
     return _made(makers[kind], name, options)
 
