@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from agora_frames.bench import BENCHMARKS
 from agora_frames.errors import BindError, FrameError
+from agora_frames.metrics.labelled import DOMAINS
 from agora_frames.pgr import average_pgr, pgr
 
 
@@ -456,3 +458,18 @@ def test_no_rows_give_no_rows_of_the_same_columns() -> None:
     for rows in (TWO, study(5)):
         assert pgr(rows.clear()).schema == pgr(rows).schema
         assert pgr(rows.clear()).height == 0
+
+
+def test_every_benchmark_has_a_domain() -> None:
+    assert set(BENCHMARKS) <= set(DOMAINS)
+
+
+def test_items_are_not_called_unequal_where_a_model_was_not_scored_at_all() -> None:
+    rows = [
+        {"role": role, "generator": "g", "benchmark": "gsm8k", "item_id": str(item), "score": 1.0}
+        for role in ("student", "reference")
+        for item in range(3)
+    ]
+    made = pgr(pl.DataFrame(rows), resamples=0)
+    assert set(made["flags"].explode().drop_nulls()) == set()
+    assert made["pgr_error"].struct.field("kind").unique().to_list() == ["missing_scores"]
