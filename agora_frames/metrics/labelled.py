@@ -30,12 +30,13 @@ __all__ = ["DOMAINS", "ROLES", "item_sums", "labelled", "labels", "replicates", 
 
 ROLES = ("base", "student", "reference")
 
-# The domains of AgoraBench (arXiv 2412.03679, table 1): of its benchmarks and their variants, as `bench.BENCHMARKS`
-# names them, and by names that others give them.
+# The domains of AgoraBench (arXiv 2412.03679, table 1): of its benchmarks and their variants, by the names that stand
+# in the rows of `bench`, and by others that they are known by.
 DOMAINS = {
     **dict.fromkeys(("gsm8k", "math", "math_500", "math500", "hendrycks_math"), "math"),
     **dict.fromkeys(("mbpp", "mbpp_sanitized", "mbpp_plus", "humaneval", "humaneval_plus"), "code"),
-    **dict.fromkeys(("alpaca_eval", "alpacaeval2", "arena_hard"), "instruction_following"),
+    **dict.fromkeys(("alpaca_eval_2", "alpaca_eval_2_unweighted", "arena_hard"), "instruction_following"),
+    **dict.fromkeys(("alpaca_eval", "alpacaeval2"), "instruction_following"),
 }
 
 
