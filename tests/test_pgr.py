@@ -421,7 +421,8 @@ def test_one_seed_has_no_spread() -> None:
     [
         (TWO.with_columns(role=pl.lit("studnet")), "did you mean 'student'"),
         (TWO.with_columns(benchmark=pl.lit("my_bench")), "does not know the domain of 'my_bench'"),
-        (pl.concat([TWO, TWO]), "tell them apart|Tell them apart"),
+        (pl.concat([TWO, TWO]), "Tell them apart by a label"),
+        (pl.concat([TWO.with_columns(metric=pl.lit(m)) for m in ("win_rate", "lc_win_rate")]), "several metrics"),
         (TWO.drop("role"), "in the column 'role', which the frame does not have"),
         (summary(math.nan, 1.0, 2.0), "the score nan of 'math'"),
         (items("math", [2.0]), "it must be a number from 0 to 1"),

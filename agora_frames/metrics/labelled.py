@@ -40,6 +40,10 @@ DOMAINS = {
 }
 
 
+_TELL_APART = "Tell them apart by a label named in by=, by `train_seed` or `sample`, or leave one out."
+_METRICS = "They are of several metrics: keep one of each benchmark, with df.filter(pl.col('metric') == …)."
+
+
 def labels(by: Sequence[str], *, seeds: bool) -> list[str]:
     """The columns that say whose a score is: one model (with `seeds`), or all those trained on the same data."""
     return ["role", *by, "method", "domain", "benchmark", *(["train_seed"] if seeds else [])]
@@ -231,5 +235,5 @@ def _no_duplicates(df: pl.DataFrame, names: Sequence[str]) -> None:
         shown = {name: value for name, value in twice.select(key).row(0, named=True).items() if value is not None}
         raise FrameError(
             f"pgr() found {twice.height} rows that say whose they are no better than another: the first is {shown}. "
-            "Tell them apart by a label named in by=, by `train_seed` or `sample`, or leave one out."
+            f"{_METRICS if 'metric' in twice.columns and twice['metric'].n_unique() > 1 else _TELL_APART}"
         )
