@@ -174,8 +174,8 @@ def _fitted(df: pl.DataFrame, features: Sequence[str], components: int | None, n
     if components is not None and not (isinstance(components, int) and 1 <= components <= most):
         raise BindError(f"{name}(components={components!r}): it must be a whole number from 1 to {most}.")
     try:
-        from sklearn.decomposition import PCA  # type: ignore[import-untyped]
-        from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
+        from sklearn.decomposition import PCA
+        from sklearn.preprocessing import StandardScaler
     except ImportError as exc:
         raise MissingExtraError(f"scikit-learn is not installed. Install it with:\n    {_EXTRA}") from exc
     scaled = StandardScaler().fit_transform(df.select(pl.col(list(features)).cast(pl.Float64)).to_numpy())
@@ -184,7 +184,7 @@ def _fitted(df: pl.DataFrame, features: Sequence[str], components: int | None, n
 
 def _statsmodels() -> Any:
     try:
-        import statsmodels.api as statsmodels  # type: ignore[import-untyped]
+        import statsmodels.api as statsmodels
     except ImportError as exc:
         raise MissingExtraError(f"statsmodels is not installed. Install it with:\n    {_EXTRA}") from exc
     return statsmodels
