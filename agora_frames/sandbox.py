@@ -157,18 +157,6 @@ def sandbox(
         optional = value is None and name in ("wall_s", "workers")
         if not optional and (not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < 1e9):
             raise BindError(f"sandbox({name}={value!r}): it must be a {'whole ' * (wanted is int)}number over 0.")
-    there, why = isolation() if isolated is None else (isolated, "")
-    if not there and why:
-        _LOG.warning("code will run without a world of its own: %s", why)
-    if not there and (closed := _closed_folder()):
-        told = (
-            f"root runs this, so code would run as nobody, who may not enter {closed!r}, where Python is: most of what "
-            "it imports would not be found, and right code would fail. Run this as another user, or with a Python that "
-            "all may read, or where namespaces are allowed."
-        )
-        if isolated is None:
-            raise SandboxError(told)
-        _LOG.warning(told)
     return Sandbox(
         timeout_s=float(timeout_s),
         wall_s=float(4 * timeout_s if wall_s is None else wall_s),
@@ -178,7 +166,7 @@ def sandbox(
         processes=processes,
         workers=workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1),
         paths=tuple(str(Path(path).resolve()) for path in paths),
-        isolated=there,
+        isolated=_chosen(isolated),
     )
 
 
@@ -217,6 +205,26 @@ def isolation() -> tuple[bool, str]:
             "filled, as the limit is on each file and not on all; other processes of that user can be ended. Limits of "
             "time, memory and output hold. Run it inside of a container or a virtual machine that has none of this."
         )
+
+
+def _chosen(isolated: bool | None) -> bool:
+    """Whether programs will have a world of their own; what that leaves open is logged.
+
+    Raises: SandboxError when they will not, and could not read Python's own modules.
+    """
+    there, why = isolation() if isolated is None else (isolated, "")
+    if not there and why:
+        _LOG.warning("code will run without a world of its own: %s", why)
+    if not there and (closed := _closed_folder()):
+        told = (
+            f"root runs this, so code would run as nobody, who may not enter {closed!r}, where Python is: most of what "
+            "it imports would not be found, and right code would fail. Run this as another user, or with a Python that "
+            "all may read, or where namespaces are allowed."
+        )
+        if isolated is None:
+            raise SandboxError(told)
+        _LOG.warning(told)
+    return there
 
 
 def _closed_folder() -> str | None:
