@@ -12,6 +12,7 @@ from agora_frames.backends.openai_batch import openai_batch
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.backends.vllm_engine import vllm_engine
+from agora_frames.bench.benchmark import evaluate, evaluation, report
 from agora_frames.compose import recipe, steps, traced
 from agora_frames.errors import AgoraError
 from agora_frames.export import as_messages, export_dataset
@@ -20,10 +21,14 @@ from agora_frames.importing import import_instances
 from agora_frames.io import read_frame, write_frame
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.accounts import accounts
+from agora_frames.metrics.agreement import judge_counts, judge_drift, swap_consistency
 from agora_frames.metrics.diversity import cosine_diversity, embed_column, vocabulary_diversity
 from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
+from agora_frames.metrics.judge import judge_column
+from agora_frames.metrics.pairs import judge_pairs
 from agora_frames.metrics.perplexity import add_nll, perplexities
 from agora_frames.metrics.reward import reward_column, reward_model
+from agora_frames.metrics.scores import item_scores, summarise
 from agora_frames.pgr import average_pgr, pgr
 from agora_frames.plan import plan
 from agora_frames.progress import progress
@@ -76,6 +81,8 @@ __all__ = [
     "decontaminate",
     "embed_column",
     "embedder",
+    "evaluate",
+    "evaluation",
     "export_dataset",
     "extend_chat",
     "extract_code",
@@ -86,7 +93,12 @@ __all__ = [
     "import_instances",
     "intrinsic",
     "intrinsic_rows",
+    "item_scores",
     "json_object",
+    "judge_column",
+    "judge_counts",
+    "judge_drift",
+    "judge_pairs",
     "keep_valid",
     "llama_cpp",
     "load_tokenizer",
@@ -105,6 +117,7 @@ __all__ = [
     "remembered",
     "render_prompts",
     "replace_rows",
+    "report",
     "reward_column",
     "reward_model",
     "run_python",
@@ -116,6 +129,8 @@ __all__ = [
     "split_on",
     "stage",
     "steps",
+    "summarise",
+    "swap_consistency",
     "tagged",
     "template_file",
     "tokenizer_file",

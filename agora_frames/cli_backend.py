@@ -51,8 +51,10 @@ def connected(args: argparse.Namespace, *, recipe: str, run: str | None) -> Reme
     return connect(args.backend, ledger=ledger, offline=args.offline, **limits, **options)
 
 
-def named_values(option: str, given: Iterable[str], *, such_as: str) -> list[tuple[str, Any]]:
+def named_values(option: str, given: Iterable[str], *, such_as: str, as_text: bool = False) -> list[tuple[str, Any]]:
     """What stands in NAME=VALUE, with the value as Python reads it, or else as a text; `-` in a name is `_`.
+
+    as_text: the value is the text that it is.
 
     >>> named_values("--option", ["subset=full", "wrong=()", "top-p=0.5"], such_as="a=1")
     [('subset', 'full'), ('wrong', ()), ('top_p', 0.5)]
@@ -62,7 +64,7 @@ def named_values(option: str, given: Iterable[str], *, such_as: str) -> list[tup
         name, equals, value = each.partition("=")
         if not equals or not name.strip():
             raise BindError(f"{option} {each!r} must read NAME=VALUE, such as {such_as}.")
-        pairs.append((name.strip().replace("-", "_"), _value(value)))
+        pairs.append((name.strip().replace("-", "_"), value if as_text else _value(value)))
     return pairs
 
 

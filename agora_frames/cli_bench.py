@@ -22,8 +22,9 @@ from agora_frames.cli_yield import show_records
 from agora_frames.display import cost_text, frame_table, watched
 from agora_frames.errors import BindError, FrameError, StorageError, did_you_mean, listed
 from agora_frames.frames import ITEM_SCORES, REPORT
-from agora_frames.io import check_writable, located, read_frame, write_frame
+from agora_frames.io import located, read_frame, write_frame
 from agora_frames.ledger.places import without_secrets
+from agora_frames.metrics.labelled import ROLES
 from agora_frames.metrics.scores import item_scores
 from agora_frames.plan import plan
 from agora_frames.remembered import Remembered
@@ -62,15 +63,21 @@ def add_evaluate_command(sub: argparse.ArgumentParser) -> None:
     add("--allow-unsafe-code", action="store_true", help="run the code that a model wrote, in a sandbox")
     add("--plan", action="store_true", help="say what would be asked and spent, and ask nothing")
     add("--output", metavar="FILE", help="where all rows go, with prompts and replies")
-    add("--scores", metavar="FILE", help="where the items' scores go, beside those of other runs; see `agora pgr`")
+    add("--scores", metavar="FILE", help="where the items' scores go, beside those of other runs, for `agora pgr`")
     add("--report", metavar="FILE", help="where the row of this run goes, after those of other runs")
-    add("--label", action="append", default=[], metavar="NAME=VALUE", help="of --scores and --report: role=base, say")
+    add(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="whose run it is, in --scores and --report: role=base, role=reference, or role=student and generator=…",
+    )
     add_limit_options(sub)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     out = Console(highlight=False)
-    labels = {name: str(value) for name, value in named_values("--label", args.label, such_as="role=base")}
+    labels = _labels(args.label)
     decoding = dict(named_values("--decoding", args.decoding, such_as="max_tokens=512"))
     if args.benchmark not in BENCHMARKS:
         near = did_you_mean(args.benchmark, BENCHMARKS) or "."
@@ -101,6 +108,17 @@ def _evaluate(args: argparse.Namespace) -> None:
         soft_wrap=True,
     )
     _write(out, args, rows, told, labels)
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    """The labels as they were typed; a role is one that `agora pgr` knows."""
+    labels = dict(named_values("--label", given, such_as="role=base", as_text=True))
+    if (role := labels.get("role")) is not None and role not in ROLES:
+        near = did_you_mean(role, ROLES) or "."
+        raise BindError(f"--label role={role}: `agora pgr` knows no such role{near} There are: {listed(ROLES)}.")
+    if taken := [name for name in labels if name in (*ITEM_SCORES, *REPORT, "date")]:
+        raise BindError(f"--label cannot use {listed(taken)}: columns of the scores and reports have these names.")
+    return labels
 
 
 def _benchmark(args: argparse.Namespace, model: Remembered) -> Benchmark:
@@ -153,14 +171,17 @@ def _items(benchmark: Benchmark, source: str | None, limit: int | None) -> pl.Da
 
 def _check_places(args: argparse.Namespace, rows: pl.DataFrame, labels: Mapping[str, str]) -> None:
     """Finds out before anything is asked what could not be written after it."""
-    if taken := [name for name in labels if name in (*ITEM_SCORES, *REPORT, "date")]:
-        raise BindError(f"--label cannot use {listed(taken)}: columns of the scores and reports have these names.")
+    places = [place for place in (args.output, args.scores, args.report) if place]
+    if len({*places}) < len(places):
+        raise BindError(f"--output, --scores and --report each need a file of their own, not {listed(places)}.")
     if args.output:
         check_output(args.output, rows)
-    for place in filter(None, (args.scores, args.report)):
-        folder, slash, _ = place.rpartition("/")
-        check_writable(folder + slash or ".")
-        _kept(place)
+    if args.scores:
+        check_output(args.scores, item_scores(rows, labels=labels))
+        _kept(args.scores, ITEM_SCORES)
+    if args.report:
+        check_output(args.report, pl.DataFrame(schema=REPORT))
+        _kept(args.report, REPORT)
 
 
 def _show(out: Console, rows: pl.DataFrame, told: pl.DataFrame) -> None:
@@ -186,29 +207,40 @@ def _write(
     if args.report:
         constants = [pl.lit(value).alias(name) for name, value in labels.items()]
         dated = told.select(*constants, pl.all(), pl.lit(datetime.now(UTC)).alias("date"))
-        write_frame(pl.concat([*_kept(args.report), dated], how="diagonal_relaxed"), args.report)
+        write_frame(pl.concat([*_kept(args.report, REPORT), dated], how="diagonal_relaxed"), args.report)
     if written := [without_secrets(place) for place in (args.output, args.scores, args.report) if place]:
         out.print(f"\nWrote {', '.join(written)}", markup=False, soft_wrap=True)
 
 
 def _put_scores(place: str, fresh: pl.DataFrame, labels: Mapping[str, str]) -> None:
     """The scores of other runs stay; those of the same labels and benchmark give way to the new ones."""
-    kept = _kept(place)
+    kept = _kept(place, ITEM_SCORES)
     for old in kept:
         names = [name for name in old.columns if name not in ITEM_SCORES]
         same = pl.col("benchmark") == fresh["benchmark"][0]
         for name in {*names, *labels}:
-            value = pl.col(name) if name in names else pl.lit(None, dtype=pl.String)
+            value = pl.col(name).cast(pl.String) if name in names else pl.lit(None, dtype=pl.String)
             same &= value.eq_missing(pl.lit(labels.get(name), dtype=pl.String))
         kept = [old.filter(~same)]
     write_frame(pl.concat([*kept, fresh], how="diagonal_relaxed"), place)
 
 
-def _kept(place: str) -> list[pl.DataFrame]:
-    """What is there already: one frame, or none."""
+def _kept(place: str, columns: pl.Schema) -> list[pl.DataFrame]:
+    """What is there already: one frame of these columns and labels, or none."""
     fs, path = located(place)
     try:
         there = fs.exists(path)
     except Exception as exc:  # each kind of store raises errors of its own
         raise StorageError(f"{place!r} cannot be looked at: {exc}.") from exc
-    return [read_frame(place)] if there else []
+    if not there:
+        return []
+    old = read_frame(place)
+    lacking = [name for name in columns if name not in old.columns]
+    others = [name for name, dtype in old.schema.items() if name not in columns and dtype.is_nested()]
+    if lacking or others:
+        what = f"lacks {listed(lacking, most=3)}" if lacking else f"has {listed(others, most=3)}, which are no labels"
+        raise FrameError(
+            f"{place!r} was not written by this option, and stays as it is: it {what}. Name another file for what "
+            "several runs are kept in."
+        )
+    return [old]

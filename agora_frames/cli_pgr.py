@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from agora_frames.display import frame_table
-from agora_frames.errors import BindError, did_you_mean, listed
+from agora_frames.errors import BindError, FrameError, did_you_mean, listed
 from agora_frames.io import read_frame, write_frame
 from agora_frames.pgr import pgr
 
@@ -62,6 +62,11 @@ def _pgr(args: argparse.Namespace) -> None:
         level=args.level,
         seed=args.seed,
     )
+    if made.is_empty():
+        raise FrameError(
+            f"{args.scores!r} has no scores of a student: there is no PGR to tell. Score one with `agora evaluate`: "
+            "--scores … --label role=student --label generator=…"
+        )
     out = Console(highlight=False)
     out.print(frame_table(_shown(made.filter(pl.col("scope").is_in(scopes)), labels), title=_title(made), whole=True))
     for kind, message in made["pgr_error"].drop_nulls().unique(maintain_order=True).struct.unnest().iter_rows():
@@ -103,7 +108,7 @@ def _title(made: pl.DataFrame) -> str:
     whole = made.filter(pl.col("scope") == "overall")
     without = whole["pgr"].null_count()
     told = f", {without} of them without an overall PGR" if without else ""
-    return f"Performance gap recovered: {whole.height} students' data{told}"
+    return f"Performance gap recovered by {whole.height} student{'s' * (whole.height != 1)}{told}"
 
 
 def _note(made: pl.DataFrame, combine: str, level: float) -> str:

@@ -135,12 +135,14 @@ def sandbox(
     `isolation` for what does so here. timeout_s: seconds of CPU that the code may take, and the tests; not on the
     clock, so that a busy machine makes nobody fail. wall_s: seconds on the clock until what waits or sleeps is ended
     (four times as many). memory_mb: for all processes of a program together (looked at 20 times a second), and of
-    addresses in each. file_mb: of all files it writes. output_kb: of what it prints, kept; a program that prints more
-    than 16 MB is ended. processes: and threads, at once. workers: programs at once (as many as there are cores).
-    paths: folders with packages that the code may import; when root runs this, such as any user may read.
+    addresses in each. file_mb: of all files it writes (of each, without namespaces). output_kb: of what it prints,
+    kept; a program that prints more than 16 MB is ended. processes: and threads, at once. workers: programs at once (as
+    many as there are cores). paths: folders with packages that the code may import; when root runs this, such as any
+    user may read.
     isolated: True insists on namespaces, False does without; None takes what there is, and logs a warning where there
     are none.
-    Raises: BindError when `allow_unsafe_code` is not given or a number makes no sense.
+    Raises: BindError when `allow_unsafe_code` is not given or a number makes no sense; SandboxError where there are no
+    namespaces and code could not read Python's own modules.
     """
     if allow_unsafe_code is not True:
         raise BindError(
@@ -155,9 +157,6 @@ def sandbox(
         optional = value is None and name in ("wall_s", "workers")
         if not optional and (not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < 1e9):
             raise BindError(f"sandbox({name}={value!r}): it must be a {'whole ' * (wanted is int)}number over 0.")
-    there, why = isolation() if isolated is None else (isolated, "")
-    if not there and why:
-        _LOG.warning("code will run without a world of its own: %s", why)
     return Sandbox(
         timeout_s=float(timeout_s),
         wall_s=float(4 * timeout_s if wall_s is None else wall_s),
@@ -167,7 +166,7 @@ def sandbox(
         processes=processes,
         workers=workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1),
         paths=tuple(str(Path(path).resolve()) for path in paths),
-        isolated=there,
+        isolated=_chosen(isolated),
     )
 
 
@@ -202,10 +201,38 @@ def isolation() -> tuple[bool, str]:
     except SandboxError as exc:
         return False, (
             f"{exc} Not protected then: the network is open; files that any user may read can be read, and those of "
-            "this user too, if it is not root; files outside can be written where that user may; other processes of "
-            "that user can be ended. Limits of time, memory and output hold. Run it inside of a container or a "
-            "virtual machine that has none of this."
+            "this user too, if it is not root; files outside can be written where that user may, and the disk can be "
+            "filled, as the limit is on each file and not on all; other processes of that user can be ended. Limits of "
+            "time, memory and output hold. Run it inside of a container or a virtual machine that has none of this."
         )
+
+
+def _chosen(isolated: bool | None) -> bool:
+    """Whether programs will have a world of their own; what that leaves open is logged.
+
+    Raises: SandboxError when they will not, and could not read Python's own modules.
+    """
+    there, why = isolation() if isolated is None else (isolated, "")
+    if not there and why:
+        _LOG.warning("code will run without a world of its own: %s", why)
+    if not there and (closed := _closed_folder()):
+        told = (
+            f"root runs this, so code would run as nobody, who may not enter {closed!r}, where Python is: most of what "
+            "it imports would not be found, and right code would fail. Run this as another user, or with a Python that "
+            "all may read, or where namespaces are allowed."
+        )
+        if isolated is None:
+            raise SandboxError(told)
+        _LOG.warning(told)
+    return there
+
+
+def _closed_folder() -> str | None:
+    """When root runs this: the first folder on the way to Python's own modules that others may not enter."""
+    if sys.platform != "linux" or os.getuid():
+        return None
+    library = Path(os.__file__).resolve().parent
+    return next((str(each) for each in (*reversed(library.parents), library) if not each.stat().st_mode & 1), None)
 
 
 _PROBE = Sandbox(1.0, 1.0, 256, 1, 1, 1, 1, (), isolated=True)
@@ -257,11 +284,8 @@ def _outcome(
         said = None
     finally:
         watchdog.cancel()
-    if said is None:
+    if said is None or said.pop("last"):  # by then nothing of the program is left; it may have stopped the worker
         worker.kill()
-        worker.wait()
-        return None
-    if said.pop("last"):  # of this worker; it ends itself
         worker.wait()
     return said
 

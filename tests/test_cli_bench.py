@@ -20,6 +20,26 @@ def wrong(messages):
     return "I cannot tell."
 """
 
+# Three models that know the first 4, 10 and 16 of the published answers.
+ANSWERING = """
+import polars as pl
+
+ROWS = pl.read_ndjson({source!r}).rows(named=True)
+
+def first(messages, known):
+    place, row = next((i, row) for i, row in enumerate(ROWS) if row["question"] in messages[-1]["content"])
+    return row["answer"] if place < known else "The answer is #### -1"
+
+def base(messages):
+    return first(messages, 4)
+
+def student(messages):
+    return first(messages, 10)
+
+def reference(messages):
+    return first(messages, 16)
+"""
+
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +115,44 @@ def test_scores_with_further_labels_leave_those_without_alone() -> None:
     assert af.read_frame("scores.parquet")["role"].to_list() == [None] * 3 + ["base"] * 3
 
 
+def test_rows_that_were_kept_for_something_else_are_not_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert agora("--output", "rows.parquet") == 0
+    before = Path("rows.parquet").read_bytes()
+    assert agora("--scores", "rows.parquet") == 1
+    assert "'completion_call'" in capsys.readouterr().err
+    assert Path("rows.parquet").read_bytes() == before
+
+
+def test_labels_are_kept_as_they_were_typed() -> None:
+    assert agora("--scores", "scores.parquet", "--label", "generator=1e3", "--label", "train_seed=01") == 0
+    assert af.read_frame("scores.parquet").select("generator", "train_seed").unique().rows() == [("1e3", "01")]
+
+
+def test_reports_of_several_runs_stand_in_a_csv_file_too() -> None:
+    for _ in range(2):
+        assert agora("--report", "report.csv", "--label", "role=base", "--label", "train_seed=1") == 0
+    assert af.read_frame("report.csv").select("role", "train_seed", "n").rows() == [("base", 1, 3)] * 2
+
+
+def test_the_scores_of_three_models_become_a_pgr(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way: base, student and reference answer real items, and the table tells how far the student went."""
+    source = str(shared_data / "gsm8k/test_rows_0000-0659.jsonl")
+    Path("answering.py").write_text(ANSWERING.format(source=source))
+    common = ["evaluate", "gsm8k", "--source", source, "--limit", "20", "--scores", "scores.parquet"]
+    roles = {"base": [], "student": ["--label", "generator=gpt-4o"], "reference": []}
+    for role, further in roles.items():
+        model = f"scripted:answering:{role}"
+        assert (
+            main([*common, "--backend", model, "--report", "report.parquet", "--label", f"role={role}", *further]) == 0
+        )
+    capsys.readouterr()
+    for file in ("scores.parquet", "report.parquet"):
+        assert main(["pgr", file]) == 0
+        *_, benchmark = cells(capsys.readouterr().out)
+        assert benchmark[:4] == ["gpt-4o", "math", "gsm8k", "50.0"]
+        assert benchmark[-3:] == ["20.0", "50.0", "80.0"]
+
+
 def test_a_plan_says_what_would_be_asked_and_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert agora("--plan", "--shots", "few", "--samples", "2", "--output", "rows.parquet") == 0
     said = capsys.readouterr().out
@@ -143,6 +201,11 @@ def test_code_is_run_when_that_is_allowed(shared_data: Path) -> None:
         (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--label", "n=1", "--report", "r.parquet"], "'n'"),
         (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--output", "rows.csv"], "is csv, which cannot hold"),
         (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--scores", "counting.py"], "of no known format"),
+        (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--scores", "scores.csv"], "is csv, which cannot hold"),
+        (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--scores", "gsm8k.jsonl"], "lacks 'benchmark', 'item_id'"),
+        (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--report", "gsm8k.jsonl"], "lacks 'benchmark', 'revision'"),
+        (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--scores", "a.parquet", "--report", "a.parquet"], "own"),
+        (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--label", "role=studnet"], "did you mean 'student'?"),
         (["evaluate", "gsm8k", "--source", "gsm8k.jsonl", "--backend-option", "api_key=1"], "OPENAI_API_KEY"),
     ],
 )

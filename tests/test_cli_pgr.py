@@ -106,6 +106,33 @@ def test_all_columns_are_written_where_asked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (pl.col("role").replace("student", "base").alias("role"), "has no scores of a student"),
+        (pl.lit("Student").alias("role"), "did you mean 'student'"),
+        (pl.lit("high").alias("score"), "reads the column 'score' as numbers, but it is String"),
+        (pl.lit(None, dtype=pl.String).alias("benchmark"), "rows without a benchmark"),
+        (pl.lit("gsm9k").alias("benchmark"), "does not know the domain of 'gsm9k'"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_in_words(
+    changed: pl.Expr, told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    students_only = pl.col("role") == "student"
+    points().filter(students_only).head(1).with_columns(changed).write_parquet("scores.parquet")
+    assert main(["pgr", "scores.parquet"]) == 1
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_scores_that_say_of_nobody_whose_they_are_name_the_option_that_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points().drop("role").write_parquet("scores.parquet")
+    assert main(["pgr", "scores.parquet"]) == 1
+    assert "--label role=student" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     ("args", "told"),
     [
         (["--by", "domian"], "did you mean 'domain'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import random
@@ -15,7 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from agora_frames.backends.scripted import scripted
+from agora_frames.bench import BENCHMARKS
 from agora_frames.errors import BindError, FrameError
+from agora_frames.metrics.labelled import DOMAINS
 from agora_frames.pgr import average_pgr, pgr
 
 
@@ -417,8 +421,9 @@ def test_one_seed_has_no_spread() -> None:
     [
         (TWO.with_columns(role=pl.lit("studnet")), "did you mean 'student'"),
         (TWO.with_columns(benchmark=pl.lit("my_bench")), "does not know the domain of 'my_bench'"),
-        (pl.concat([TWO, TWO]), "tell them apart|Tell them apart"),
-        (TWO.drop("role"), "reads the column 'role'"),
+        (pl.concat([TWO, TWO]), "Tell them apart by a label"),
+        (pl.concat([TWO.with_columns(metric=pl.lit(m)) for m in ("win_rate", "lc_win_rate")]), "several metrics"),
+        (TWO.drop("role"), "in the column 'role', which the frame does not have"),
         (summary(math.nan, 1.0, 2.0), "the score nan of 'math'"),
         (items("math", [2.0]), "it must be a number from 0 to 1"),
         (items("math", [float("nan")]), "it must be a number from 0 to 1"),
@@ -456,3 +461,24 @@ def test_no_rows_give_no_rows_of_the_same_columns() -> None:
     for rows in (TWO, study(5)):
         assert pgr(rows.clear()).schema == pgr(rows).schema
         assert pgr(rows.clear()).height == 0
+
+
+@pytest.mark.parametrize("name", [*BENCHMARKS, "alpaca_eval, unweighted"])
+def test_every_benchmark_has_a_domain_by_the_name_in_its_rows(name: str) -> None:
+    command, _, unweighted = name.partition(", ")
+    make = BENCHMARKS[command]
+    effects = {"judge_backend": scripted(lambda messages: "m"), "runner": lambda programs: programs}
+    given = {effect: value for effect, value in effects.items() if effect in inspect.signature(make).parameters}
+    benchmark = make(**given, **({"weighted": False} if unweighted else {}))
+    assert {command, benchmark.name} <= set(DOMAINS)
+
+
+def test_items_are_not_called_unequal_where_a_model_was_not_scored_at_all() -> None:
+    rows = [
+        {"role": role, "generator": "g", "benchmark": "gsm8k", "item_id": str(item), "score": 1.0}
+        for role in ("student", "reference")
+        for item in range(3)
+    ]
+    made = pgr(pl.DataFrame(rows), resamples=0)
+    assert set(made["flags"].explode().drop_nulls()) == set()
+    assert made["pgr_error"].struct.field("kind").unique().to_list() == ["missing_scores"]

@@ -309,6 +309,28 @@ def test_code_that_ends_what_watches_it_is_wrong_and_not_left_out(isolated: bool
     assert set(done["status"]) <= {"exited", "failed", "error", "passed"}
 
 
+@IN_BOTH
+def test_code_that_stops_its_group_stops_itself_alone(isolated: bool) -> None:
+    code = "import os, signal\nos.kill(0, signal.SIGSTOP)"
+    # So much is still being read when the code stops all that it can.
+    programs = pl.DataFrame({"code": [code, GOOD], "tests": ["#" * 50_000_000, TESTS]})
+    done = run_python(programs, allow_unsafe_code=True, isolated=isolated, workers=1, wall_s=2.0)
+    assert done["status"].to_list() == ["timeout", "passed"]
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or all(folder.stat().st_mode & 1 for folder in Path(os.__file__).resolve().parents),
+    reason="anybody may read Python here, or this is not root",
+)
+def test_a_python_that_code_may_not_read_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    sandbox(allow_unsafe_code=True, isolated=False)
+    assert "who may not enter '/" in caplog.text
+    caplog.clear()
+    if ISOLATED:
+        sandbox(allow_unsafe_code=True)
+        assert not caplog.text
+
+
 def test_nothing_of_the_tests_is_in_the_memory_of_the_code() -> None:
     tests = "assert double(2) == 4, 'SECRET' + '_OF_THE_TESTS'\n" + "# EXPECTED_HERE\n" * 100
     code = """

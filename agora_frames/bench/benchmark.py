@@ -307,8 +307,8 @@ def _from_hub(source: Source) -> pl.DataFrame:
         from datasets import load_dataset
     except ImportError as exc:
         raise MissingExtraError(
-            f"{source.dataset} comes from the Hugging Face hub, through a package that is not installed: "
-            "pip install datasets. Or give a file of it."
+            f"{source.dataset} comes from the Hugging Face hub through `datasets`, which is not installed: "
+            "pip install 'agora-frames[bench]'. Or give a file of it."
         ) from exc
     try:
         parts = [

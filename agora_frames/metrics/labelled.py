@@ -30,12 +30,18 @@ __all__ = ["DOMAINS", "ROLES", "item_sums", "labelled", "labels", "replicates", 
 
 ROLES = ("base", "student", "reference")
 
-# The domains of AgoraBench (arXiv 2412.03679, table 1), and of close relatives of its benchmarks.
+# The domains of AgoraBench (arXiv 2412.03679, table 1): of its benchmarks and their variants, by the names that stand
+# in the rows of `bench`, and by others that they are known by.
 DOMAINS = {
-    **dict.fromkeys(("gsm8k", "math", "math500", "hendrycks_math"), "math"),
-    **dict.fromkeys(("mbpp", "mbpp_plus", "humaneval", "humaneval_plus"), "code"),
-    **dict.fromkeys(("alpacaeval2", "alpaca_eval", "arena_hard"), "instruction_following"),
+    **dict.fromkeys(("gsm8k", "math", "math_500", "math500", "hendrycks_math"), "math"),
+    **dict.fromkeys(("mbpp", "mbpp_sanitized", "mbpp_plus", "humaneval", "humaneval_plus"), "code"),
+    **dict.fromkeys(("alpaca_eval_2", "alpaca_eval_2_unweighted", "arena_hard"), "instruction_following"),
+    **dict.fromkeys(("alpaca_eval", "alpacaeval2"), "instruction_following"),
 }
+
+
+_TELL_APART = "Tell them apart by a label named in by=, by `train_seed` or `sample`, or leave one out."
+_METRICS = "They are of several metrics: keep one of each benchmark, with df.filter(pl.col('metric') == …)."
 
 
 def labels(by: Sequence[str], *, seeds: bool) -> list[str]:
@@ -49,7 +55,14 @@ def labelled(df: pl.DataFrame, *, by: Sequence[str], domains: Mapping[str, str] 
     Raises: FrameError for a missing column, an unknown role, a benchmark without a domain or with two, a score or
     weight that cannot be one, and for two rows that say the same thing.
     """
-    require(df, "benchmark", "role", "score", *(name for name in by if name != "generator"), stage="pgr")
+    if "role" not in df.columns:
+        raise FrameError(
+            f"pgr() reads whose each score is in the column 'role', which the frame does not have: {listed(ROLES)}. "
+            "Add it, or let `agora evaluate` do so: --scores scores.parquet --label role=student. The frame has: "
+            f"{listed(df.columns) or 'no columns'}."
+        )
+    require(df, "benchmark", "score", *(name for name in by if name != "generator"), stage="pgr")
+    _check_columns(df)
     names = labels(by, seeds=True)
     lacking = [pl.lit(None, dtype=pl.String).alias(name) for name in names if name not in df.columns]
     df = df.with_columns(lacking).with_columns(pl.col(names).cast(pl.String), pl.col("score").cast(pl.Float64))
@@ -69,6 +82,16 @@ def labelled(df: pl.DataFrame, *, by: Sequence[str], domains: Mapping[str, str] 
         )
     _no_duplicates(df, names)
     return df
+
+
+def _check_columns(df: pl.DataFrame) -> None:
+    """Raises: FrameError for a column of numbers that holds something else, or for scores of no benchmark."""
+    for name in ("score", "weight", "se", "n", "low", "high", "level"):
+        dtype = df.schema.get(name, pl.Float64())
+        if not (dtype.is_numeric() or dtype in (pl.Null, pl.Boolean)):
+            raise FrameError(f"pgr() reads the column {name!r} as numbers, but it is {dtype}. Cast it first.")
+    if without := df["benchmark"].null_count():
+        raise FrameError(f"pgr() found {without} rows without a benchmark: their 'benchmark' is null.")
 
 
 def summaries(df: pl.DataFrame, *, by: Sequence[str], seeds: bool) -> pl.DataFrame:
@@ -212,5 +235,5 @@ def _no_duplicates(df: pl.DataFrame, names: Sequence[str]) -> None:
         shown = {name: value for name, value in twice.select(key).row(0, named=True).items() if value is not None}
         raise FrameError(
             f"pgr() found {twice.height} rows that say whose they are no better than another: the first is {shown}. "
-            "Tell them apart by a label named in by=, by `train_seed` or `sample`, or leave one out."
+            f"{_METRICS if 'metric' in twice.columns and twice['metric'].n_unique() > 1 else _TELL_APART}"
         )

@@ -154,6 +154,9 @@ def unequal_items(rows: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     for role in ("base", "reference"):
         counts = counts.join(sets[role].group_by("benchmark").len(role), on="benchmark", how="left")
     unequal = pl.any_horizontal(pl.col(name) != pl.col("shared") for name in ("len", "base", "reference"))
+    unequal &= (
+        pl.col("base").is_not_null() & pl.col("reference").is_not_null()
+    )  # else what there is to say is that one is missing
     return _keyed([counts.with_columns(unequal.alias("unequal"), scope=pl.lit("benchmark"))], by, "unequal")
 
 

@@ -195,3 +195,18 @@ def test_all_references_are_found_in_replies(shared_data: Path, form: str) -> No
     items = FILES["HumanEval"](shared_data)
     rows = evaluate(benchmark, backend=script(items, FORMS[form]), items=items)
     assert rows.filter(pl.col("score") != 1).select("item_id", "run_status", "run_message").rows() == []
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_scored_honestly(shared_data: Path, tmp_path: Path) -> None:
+    benchmark = humaneval(runner=RUNNER)
+    items = benchmark.load(shared_data / "humaneval/HumanEval.jsonl.gz").head(10)
+    model = af.connect("llama:smollm2-135m", ledger=tmp_path / "ledger")
+    rows = evaluate(benchmark, backend=model, items=items, decoding={"max_tokens": 128})
+    (row,) = report(rows, benchmark=benchmark, items=items).to_dicts()
+    print(f"HumanEval, {row['n']} items, {row['model']}: {row['score']} ({row['low']:.1f} to {row['high']:.1f})")
+    assert row["n"] == 10
+    assert row["n_failed"] == 0
+    assert 0 <= row["low"] <= row["score"] <= row["high"] <= 100
+    assert row["model"].startswith("SmolLM2")
+    assert rows["completion"].str.len_chars().min() > 0

@@ -17,10 +17,7 @@ from polars.testing import assert_frame_equal
 import agora_frames as af
 from agora_frames.bench.paper import INTRINSIC
 from agora_frames.errors import BindError, FrameError
-from agora_frames.frames import LOGPROBS
 from agora_frames.metrics.intrinsic import intrinsic, intrinsic_rows
-
-assert LOGPROBS  # perplexities are made of them elsewhere: here their column is given
 
 
 class Letters:
@@ -130,6 +127,22 @@ def test_rows_keep_their_order_and_columns() -> None:
     assert done["quality"].to_list() == [5, 2, None, None]
     kinds = done["quality_error"].struct.field("kind").to_list()
     assert kinds == [None, None, "null_value", "unparsed"]
+
+
+def test_the_perplexity_is_that_of_what_add_nll_adds() -> None:
+    """Each character is a token, one of two equally likely ones in the first set, one of eight in the second."""
+
+    def told(messages: list[dict[str, str]]) -> dict[str, Any]:
+        bits = 1 if "one" in messages[0]["content"] else 3
+        said = "".join(f"<{turn['role']}>{turn['content']}" for turn in messages)
+        return {"text": "", "prompt_logprobs": [{"token": c, "logprob": -bits * math.log(2), "top": []} for c in said]}
+
+    df = pl.DataFrame(
+        {"set": ["a", "a", "b"], "instruction": ["one", "one more", "two"], "response": ["yes", None, "no"]},
+    )
+    scored = af.add_nll(af.with_row_ids(df), backend=af.scripted(told))
+    done = intrinsic(scored, by=["set"]).select("set", pl.col("response_perplexity").round(9), "n_response_perplexity")
+    assert done.rows() == [("a", 2.0, 1), ("b", 8.0, 1)]
 
 
 DRAWN = st.lists(st.tuples(st.sampled_from(["math", "code", "general"]), st.text("ab", max_size=3)), max_size=6)
