@@ -33,8 +33,7 @@ def answered(prompt: str, attempt: int) -> Fault:
 
 def test_every_attempt_at_a_server_with_limits_and_cut_replies_is_accounted_for(tmp_path: Path) -> None:
     with chat_server(answered, retry_after="0.01", admits=8) as server:
-        options = {"model": "tiny", "api_key": "secret", "ledger": Ledger(tmp_path / "ledger")}
-        model = af.connect(server.url, **options)
+        model = af.connect(server.url, model="tiny", api_key="secret", ledger=Ledger(tmp_path / "ledger"))
         done = instance_generation(backend=model, rows=60)(seeds())
         answers = sum(server.asked.values())
         again = instance_generation(backend=model, rows=60)(seeds())
