@@ -135,9 +135,9 @@ def decided(entries: pl.DataFrame, book: Book, *, attempts: int) -> pl.DataFrame
     """The entries of a round by slot, each with `duplicate_of`, `why` (null unless a good one is turned down),
     `accepted`, and `again`: whether another attempt is to follow.
 
-    The first good one to say something has it: in a round slots go before later ones, whenever they were answered. That
-    a row repeats an earlier one is known as soon as both are there, whatever becomes of others: either the earlier one
-    is accepted, or it repeats the same text itself. So no attempt is made that a complete round would not need.
+    The first good one to say something has it, be it over its quota: in a round slots go before later ones, whenever
+    they were answered. So that a row repeats an earlier one is known as soon as both are there, whatever becomes of
+    others, and no attempt is made that a complete round would not need. Later rounds may say what only such a row said.
     """
     entries = entries.sort("slot", "attempt").join(book.taken, on="same", how="left", maintain_order="left")
     good, told = pl.col("good"), pl.col("same").is_not_null()

@@ -24,7 +24,7 @@ from rich.markup import escape
 from agora_frames.against import compare
 from agora_frames.cli_backend import add_backend_options, add_limit_options, connected
 from agora_frames.cli_bench import add_evaluate_command
-from agora_frames.cli_data import add_data_commands
+from agora_frames.cli_data import add_data_commands, read_input
 from agora_frames.cli_ledger import add_ledger_command
 from agora_frames.cli_pgr import add_pgr_command
 from agora_frames.cli_serve import add_serve_command
@@ -33,7 +33,7 @@ from agora_frames.discover import Recipe, add_options, all_recipes, find_recipe
 from agora_frames.display import accepted_table, cost_text, frame_table
 from agora_frames.errors import AgoraError, BindError, FrameError, RecipeError, StorageError
 from agora_frames.hashing import frame_hash
-from agora_frames.io import check_writable, read_frame
+from agora_frames.io import check_writable
 from agora_frames.ledger.places import without_secrets
 from agora_frames.meter import money
 from agora_frames.plan import plan
@@ -288,7 +288,10 @@ def _wants_rows(args: argparse.Namespace) -> bool:
 
 
 def _input(args: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:
-    df = read_frame(args.input) if args.input else recipe.seeds(_params(args))
+    params = _params(args)
+    df, told = read_input(args.input, own=lambda: recipe.seeds(params)) if args.input else (recipe.seeds(params), None)
+    if told:
+        Console(highlight=False).print(told, style="dim", markup=False, soft_wrap=True)
     if df is None:
         raise FrameError(f"the recipe {recipe.name!r} has no seeds of its own: give it a frame with --input FILE.")
     for limit, of_input in ((args.limit, True), (args.preview, not _wants_rows(args))):

@@ -21,7 +21,7 @@ from agora_frames.io import read_bytes, read_frame, write_frame
 from agora_frames.ledger.places import without_secrets
 from agora_frames.run import files_of
 
-__all__ = ["add_data_commands"]
+__all__ = ["add_data_commands", "read_input"]
 
 _SUFFIXES = {
     "json": ".json",
@@ -30,6 +30,29 @@ _SUFFIXES = {
     "messages": ".messages.jsonl",
     "folder": "_hub",
 }
+
+
+def read_input(url: str, *, own: Callable[[], pl.DataFrame | None]) -> tuple[pl.DataFrame, str | None]:
+    """A recipe's input, and what is to be said of how it was read; a benchmark's own file is imported.
+
+    own: gives the recipe's own seeds. Where they are instances, and the file has none but is of a source that
+    `agora import` knows, it is read as that command reads it.
+    Raises: FrameError when it holds rows that no seeds may come from.
+    """
+    df = read_frame(url)
+    if "instruction" in df.columns or df.is_empty() or (seeds := own()) is None or "instruction" not in seeds.columns:
+        return df, None
+    try:
+        done = import_instances(url)
+    except ReadError:  # it is of no known source: the recipe says which column it lacks
+        return df, None
+    if n := done.rows.filter(pl.col("split") == "test").height:
+        raise FrameError(
+            f"{n} rows of {without_secrets(url)} are the test split of {done.source}, which no seeds may come from. "
+            f"Leave them out: agora import {without_secrets(url)} --split train --output seeds.parquet"
+        )
+    lost = int(done.problems["left_out"].sum())
+    return done.rows, f"{without_secrets(url)}: read as {done.source}, as by `agora import`; {lost} rows left out."
 
 
 def add_data_commands(commands: Any, parents: list[argparse.ArgumentParser]) -> None:

@@ -31,24 +31,24 @@ def show_yield(out: Console, result: Result) -> None:
 def _yield_table(part: pl.DataFrame, by: str) -> Table:
     table = Table(title=f"Yield by {by}, in attempts", title_justify="left", title_style="bold", expand=False)
     counts = ["asked", "accepted", "rejected", "failed", *(["retried"] if by == "round" else [])]
-    table.add_column(by, no_wrap=True)
+    table.add_column(by)
     for name in (*counts, "tokens", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in part.iter_rows(named=True):
-        used = (row["prompt_tokens"], row["completion_tokens"])
+        tokens = None in (row["prompt_tokens"], row["completion_tokens"])
         what = "all" if row["by"] == "all" else "none" if row["value"] is None else row["value"]
         table.add_row(
-            escape(_shortened(what)),
+            escape(what),
             *(f"{row[name]:,}" for name in counts),
-            "?" if None in used else f"{sum(used):,}",
-            "?" if row["cost_usd"] is None else money(row["cost_usd"]),
+            _at_least(f"{row['tokens_at_least']:,}", unknown=tokens),
+            _at_least(money(row["cost_usd_at_least"]), unknown=row["cost_usd"] is None),
         )
     return table
 
 
-def _shortened(text: str) -> str:
-    """The end of a name tells more than its middle."""
-    return text if len(text) <= 20 else f"{text[:4]}… {text[-14:].strip()}"
+def _at_least(known: str, *, unknown: bool) -> str:
+    """A sum, of which some part may be unknown."""
+    return known if not unknown else "?" if known in ("0", "$0") else f"≥ {known}"
 
 
 def show_records(out: Console, records: pl.DataFrame, *, title: str) -> None:

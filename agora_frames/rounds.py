@@ -301,6 +301,9 @@ def shortfall(done: pl.DataFrame, *, stage: AnyStage) -> str | None:
         why = f"none of the first {done.height:,} attempts was accepted"
     elif rounds == found[0]["max_rounds"]:
         why = f"max_rounds={rounds} was met"
+    elif found[0]["quota"] is not None and done["slot"].n_unique() < most:
+        of, n = found[0]["quota_of"], most - done["slot"].n_unique()
+        why = f"the quota of {of!r} left out {n:,} of the {most:,} candidates that max_candidates allows"
     else:
         why = f"max_candidates={most:,} was met"
     return f"{wanted - accepted:,} of {wanted:,} rows are missing: {why}."

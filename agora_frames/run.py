@@ -21,7 +21,7 @@ from agora_frames.hashing import frame_hash
 from agora_frames.io import check_writable, write_bytes_atomically, write_frame
 from agora_frames.ledger import Tally
 from agora_frames.ledger.places import without_secrets
-from agora_frames.rounds import shortfall
+from agora_frames.rounds import shortfall, until_rows
 from agora_frames.stage import Stage
 from agora_frames.stages.rows import failure_counts
 from agora_frames.stages.yields import yield_table
@@ -54,9 +54,14 @@ class Result:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows requested, and of these accepted, rejected, failed, and left out by a step of the recipe."""
+        """Rows requested, and of these accepted, rejected, failed, and left out by a step of the recipe.
+
+        A run in rounds requests the candidates that it makes; the seeds before it are no rows that were requested.
+        """
         by = dict(self.rows.select(outcome(self.rows)).group_by("outcome").len().iter_rows())
-        requested = max([self.rows.height, *(step["rows_out"] for step in self.steps)])
+        in_rounds = [place for place, step in enumerate(self.steps) if step["name"] == until_rows.name]
+        counting = self.steps[max(in_rounds, default=0) :]
+        requested = max([self.rows.height, *(step["rows_out"] for step in counting)])
         kinds = {kind: by.get(kind, 0) for kind in ("accepted", "rejected", "failed")}
         return {"requested": requested, **kinds, "left_out": requested - self.rows.height}
 

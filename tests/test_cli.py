@@ -544,6 +544,34 @@ def test_seeds_is_another_name_of_input(capsys: pytest.CaptureFixture[str]) -> N
     assert "3 rows" in capsys.readouterr().out
 
 
+def test_seeds_may_be_a_benchmarks_own_file_but_not_its_test_split(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["instance_generation", "--rows", "5", "--backend", "scripted:fakes:instance", "--seeds"]
+    pl.DataFrame({"question": ["1?", "2?", "3?"], "answer": ["1\n#### 1", "2\n#### 2", "3\n#### 3"]}).write_ndjson(
+        "g.jsonl"
+    )
+    assert main(["run", *wanted, "g.jsonl"]) == 0
+    assert "g.jsonl: read as gsm8k, as by `agora import`; 0 rows left out." in capsys.readouterr().out
+    pl.DataFrame({"text": ["Add."], "code": ["1"], "task_id": [11], "test_list": [["assert 1"]]}).write_ndjson(
+        "m.jsonl"
+    )
+    assert main(["run", *wanted, "m.jsonl"]) == 1
+    assert "agora import m.jsonl --split train" in capsys.readouterr().err
+    pl.DataFrame({"foo": ["1"]}).write_ndjson("other.jsonl")
+    assert main(["run", *wanted, "other.jsonl"]) == 1
+    assert "'instruction', which the frame does not have" in capsys.readouterr().err
+
+
+def test_seeds_are_no_rows_that_a_run_in_rounds_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame({"instruction": [f"{n}?" for n in range(99)], "response": ["1"] * 99}).write_parquet("own.parquet")
+    main(
+        ["run", "instance_generation", "--rows", "5", "--seeds", "own.parquet", "--backend", "scripted:fakes:instance"]
+    )
+    rows = json.loads(Path("dataset.manifest.json").read_text())["rows"]
+    assert rows["left_out"] == 0 and rows["accepted"] == 5
+    assert rows["requested"] == rows["accepted"] + rows["rejected"] + rows["failed"] < 20
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_a_preview_of_a_run_in_rounds_makes_so_few_rows_of_all_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "instance_generation", "--preview", "2", "--backend", "scripted:fakes:instance"])
     assert "30 rows" in capsys.readouterr().out

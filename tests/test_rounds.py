@@ -296,6 +296,9 @@ def test_limits_end_a_run_with_what_is_there_and_say_so(tmp_path: Path) -> None:
     assert told() == (50, None)
     assert told(max_candidates=20) == (20, "30 of 50 rows are missing: max_candidates=20 was met.")
     assert told(max_rounds=1) == (25, "25 of 50 rows are missing: max_rounds=1 was met.")
+    full = {"sample": af.sample_values(values=["x", "y"], into="theme"), "quota": 10}
+    n, why = told(max_candidates=60, **full)
+    assert n == 20 and why is not None and "30 of 50 rows are missing: the quota of 'theme' left out" in why
     none, why = told(script=lambda messages: "bad")
     assert none == 0 and why == "50 of 50 rows are missing: none of the first 250 attempts was accepted."
 

@@ -47,17 +47,17 @@ def script(messages, sampling):
     return f"What is {seed % 200}?\\nOUTPUT: We add.\\n[RESULT] {seed} [/RESULT]"
 
 model = remembered(scripted(script, delay_s=0.004), ledger=Ledger(folder / "ledger"))
-stage = instance_generation(backend=model, rows=ROWS, round_size=10)
+stage = instance_generation(backend=model, rows=int(sys.argv[2]), round_size=10)
 print("ready", flush=True)
 stage(seeds()).write_parquet(folder / "done.parquet")
-""".replace("ROWS", str(ROWS))
+"""
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Path, rows: int) -> Iterator[subprocess.Popen[str]]:
     """A process that is about to ask."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", RUN, str(folder)]
+    command = [sys.executable, "-c", RUN, str(folder), str(rows)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -69,9 +69,9 @@ def asked(folder: Path) -> Counter[str]:
     return Counter(log.read_text().split()) if log.exists() else Counter()
 
 
-def finished(folder: Path) -> pl.DataFrame:
+def finished(folder: Path, rows: int = ROWS) -> pl.DataFrame:
     """What a process that nobody disturbs ends with."""
-    with running(folder) as process:
+    with running(folder, rows) as process:
         _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "")
     return pl.read_parquet(folder / "done.parquet")
@@ -79,7 +79,7 @@ def finished(folder: Path) -> pl.DataFrame:
 
 def killed(folder: Path, chance: random.Random) -> bool:
     """Starts a run and kills it at some instant; says whether it was the kill that ended it."""
-    with running(folder) as process:
+    with running(folder, ROWS) as process:
         until = asked(folder).total() + chance.randrange(25)
         while asked(folder).total() < until and process.poll() is None:
             time.sleep(0.001)
@@ -111,3 +111,14 @@ def test_a_growing_run_killed_at_ten_instants_ends_like_one_that_never_was(tmp_p
     assert paid.total() <= needed.total() + kills
     counts_after = Counter(final.select(outcome(final)).to_series())
     assert counts_after == counts and counts_after.total() == final.height
+
+
+def test_a_killed_run_that_goes_on_with_more_rows_ends_like_one_that_wanted_them_at_once(tmp_path: Path) -> None:
+    more = ROWS + 30
+    whole = finished(tmp_path / "whole", more)
+    chance, kills = random.Random(7), 0
+    while kills < 3:
+        kills += killed(tmp_path / "killed", chance)
+    assert_frame_equal(finished(tmp_path / "killed", more), whole)
+    needed, paid = asked(tmp_path / "whole"), asked(tmp_path / "killed")
+    assert paid.keys() == needed.keys() and paid.total() <= needed.total() + kills

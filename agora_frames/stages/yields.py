@@ -21,7 +21,8 @@ def yield_table(df: pl.DataFrame, *, by: Sequence[str] = ("round", "theme")) -> 
     were not accepted, such as `completion: refused`), `asked` (Int64: the rows, each an attempt), `accepted`,
     `rejected`, `failed` (which add up to `asked`), `retried` (of these, further attempts at the same candidate),
     `prompt_tokens` and `completion_tokens` (Int64), `cost_usd` (Float64, US dollars): of the replies, whenever they
-    were paid for, each once; null when one of them is unknown.
+    were paid for, each once; null when one of them is unknown. `tokens_at_least` (Int64) and `cost_usd_at_least`
+    (Float64) are the sums of what is known.
 
     >>> df = pl.DataFrame({"round": [0, 0, 1], "valid": [True, False, True], "failures": [[], ["duplicate"], []]})
     >>> yield_table(df).select("by", "value", "asked", "accepted").rows()
@@ -61,6 +62,8 @@ def _counts(told: pl.DataFrame, by: str, value: pl.Expr) -> pl.DataFrame:
         pl.when(pl.col(name).null_count() == 0).then(pl.col(name).sum()).alias(name)
         for name in ("prompt_tokens", "completion_tokens", "cost_usd")
     ]
+    known = pl.col("prompt_tokens").sum() + pl.col("completion_tokens").sum()
+    spent += [known.alias("tokens_at_least"), pl.col("cost_usd").sum().alias("cost_usd_at_least")]
     grouped = told.group_by(value.alias("value"), maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("asked"),
         *((pl.col("outcome") == kind).sum().cast(pl.Int64).alias(kind) for kind in ("accepted", "rejected", "failed")),

@@ -9,15 +9,16 @@ from typing import Any, Literal
 import polars as pl
 
 from agora_frames.compose import AnyStage, recipe
-from agora_frames.recipes.agorabench.domains import DomainName
+from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName
 from agora_frames.schemas import schema_for
 from agora_frames.stage import Stage, stage
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import json_object, split_on
-from agora_frames.stages.prompt import render_prompts
+from agora_frames.stages.prompt import render_prompts, template_file
 from agora_frames.stages.tokens import count_tokens
 from agora_frames.stages.validate import validate
+from agora_frames.tokenizer import load_tokenizer
 from agora_frames.types import Backend, Message, Parser
 
 __all__ = ["Format", "Strictness", "chat_of", "from_seeds", "instances_asked", "laid_out"]
@@ -50,19 +51,21 @@ def instances_asked(
     method: Literal["instance_generation", "response_generation", "quality_enhancement"],
     domain: DomainName,
     *,
-    template: Sequence[Message],
+    template: Sequence[Message] | None = None,
     format: Format,
     strictness: Strictness,
     token_limit: int | None,
+    tokenizer: str | None = None,
     themes: bool = False,
     sampling: Mapping[str, Any],
     backend: Backend,
 ) -> Stage:
     """Rows in, each asked once, its reply read and judged: what `until_rows` repeats.
 
-    format: `markers`, a free form with markers between the texts; `json`, an object that the backend is held to by a
-    schema, in which solution and result, or language and code, stand apart. strictness, token_limit: see `schema_for`.
-    themes: code must be in the language of its theme. sampling: of `generate_column`.
+    template: unless given, the setting's own. format: `markers`, a free form with markers between the texts; `json`, an
+    object that the backend is held to by a schema, in which solution and result, or language and code, stand apart.
+    strictness, token_limit: see `schema_for`. tokenizer: of the student, by `load_tokenizer`; unless given, the one
+    that ships. themes: code must be in the language of its theme. sampling: of `generate_column`.
     """
     into = ("response",) if method == "response_generation" else ("instruction", "response")
     free = method not in _MARKERS
@@ -72,10 +75,11 @@ def instances_asked(
         keys = {**dict.fromkeys(into[:-1], _TEXT), **_PARTS[domain]}
         parser, told = _FromJson(tuple(keys), domain), {"response_format": _held_to(keys)}
     schema = schema_for(domain, strictness=strictness, max_tokens=token_limit, themes=themes, method=method)
-    counting = [count_tokens()] if token_limit is not None else []
+    own: dict[str, Any] = {} if tokenizer is None else {"tokenizer": load_tokenizer(tokenizer)}
+    counting = [count_tokens(**own)] if token_limit is not None else []
     steps: list[AnyStage] = [
         in_form(as_json=format == "json"),
-        render_prompts(template=template),
+        render_prompts(template=template or chat_of(template_file(DOMAINS[domain].prompt(method)))),
         generate_column(**sampling, **told, backend=backend),
         parse_column(column="completion", parser=parser, into=into),
         named_after_model(),

@@ -14,12 +14,11 @@ from __future__ import annotations
 from typing import Literal
 
 from agora_frames.compose import recipe
-from agora_frames.recipes.agorabench.asking import Format, Strictness, chat_of, instances_asked, laid_out
-from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
+from agora_frames.recipes.agorabench.asking import Format, Strictness, instances_asked, laid_out
+from agora_frames.recipes.agorabench.domains import DomainName, seeds
 from agora_frames.recipes.agorabench.lists import ListName, first_words, themes
 from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
-from agora_frames.stages.prompt import template_file
 from agora_frames.stages.rows import with_row_ids
 from agora_frames.stages.sample import sample_demos, sample_values
 from agora_frames.types import Backend
@@ -45,6 +44,7 @@ def instance_generation(
     feedback: bool = False,
     strictness: Strictness = "corrected",
     token_limit: int | None = 4096,
+    tokenizer: str | None = None,
     temperature: float = 1.0,
     top_p: float = 0.9,
     max_tokens: int = 4096,
@@ -54,23 +54,23 @@ def instance_generation(
 ) -> Stage:
     """Seeds in, exactly `rows` new and valid instances out.
 
-    domain: math, code or general. rows: how many accepted instances are wanted. format: a free form with markers, or
-    JSON that the backend is held to. pool: where the three demonstrations come from; grow is two seeds and one
-    accepted instance, as the paper says; seeds is three seeds; upstream is one seed and two of both together, as
-    data-agora really does it. lists: themes and first words, corrected or with the source's duplicates. theme_quota:
-    the most accepted instances of one theme. attempts: draws at one instance until it is valid. feedback: the next
-    draw is told why the last was turned down. strictness: the corrected rules, or those of data-agora. token_limit:
-    the most tokens of an instance in its student's chat template. temperature, top_p, max_tokens: of the sampling.
-    seed: another one makes another dataset. round_size: instances of the first round. max_candidates: where to stop
-    if the yield is low.
+    domain: math, code or general. rows: accepted instances wanted. format: free, with markers, or JSON that the backend
+    is held to. pool: the three demonstrations; grow is two seeds and one accepted instance, as the paper says; seeds is
+    three seeds; upstream is one seed and two of both together, as data-agora does it. lists: themes and first words,
+    corrected or as the source has them. theme_quota: the most accepted instances of one theme. attempts: draws at an
+    instance until it is valid. feedback: the next draw is told why the last was turned down. strictness: the corrected
+    rules, or those of data-agora. token_limit: the most tokens of an instance in its student's chat template.
+    tokenizer: the student's, a tokenizer.json or OWNER/NAME@COMMIT on the hub; else one that ships. temperature, top_p,
+    max_tokens: of the sampling. seed: another one makes another dataset. round_size: instances of the first round.
+    max_candidates: when to stop.
     """
     ask = instances_asked(
         "instance_generation",
         domain,
-        template=chat_of(template_file(DOMAINS[domain].prompt("instance_generation"))),
         format=format,
         strictness=strictness,
         token_limit=token_limit,
+        tokenizer=tokenizer,
         themes=True,
         sampling={"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed},
         backend=backend,

@@ -11,11 +11,10 @@ Cost: one call a row, or an attempt, of about 500 prompt tokens and the seed. Ex
 from __future__ import annotations
 
 from agora_frames.compose import AnyStage, recipe
-from agora_frames.recipes.agorabench.asking import Format, Strictness, chat_of, from_seeds, instances_asked, laid_out
-from agora_frames.recipes.agorabench.domains import DOMAINS, DomainName, seeds
+from agora_frames.recipes.agorabench.asking import Format, Strictness, from_seeds, instances_asked, laid_out
+from agora_frames.recipes.agorabench.domains import DomainName, seeds
 from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
-from agora_frames.stages.prompt import template_file
 from agora_frames.stages.rows import with_row_ids
 from agora_frames.types import Backend
 
@@ -32,6 +31,7 @@ def quality_enhancement(
     feedback: bool = False,
     strictness: Strictness = "corrected",
     token_limit: int | None = 4096,
+    tokenizer: str | None = None,
     temperature: float = 1.0,
     top_p: float = 0.9,
     max_tokens: int = 4096,
@@ -44,16 +44,17 @@ def quality_enhancement(
     each instance is revised once. format: a free form with markers, or JSON that the backend is held to. attempts:
     draws at one instance until its revision is valid, when rows are wanted. feedback: the next draw is told why the
     last was turned down. strictness: the corrected rules, or those of data-agora. token_limit: the most tokens of an
-    instance in its student's chat template. temperature, top_p, max_tokens: of the sampling. seed: another one draws
-    other revisions. max_candidates: where to stop if the yield is low.
+    instance in its student's chat template. tokenizer: the student's, a tokenizer.json or OWNER/NAME@COMMIT on the hub;
+    unless given, a small one that ships. temperature, top_p, max_tokens: of the sampling. seed: another one draws other
+    revisions. max_candidates: where to stop if the yield is low.
     """
     ask: AnyStage = instances_asked(
         "quality_enhancement",
         domain,
-        template=chat_of(template_file(DOMAINS[domain].prompt("quality_enhancement"))),
         format=format,
         strictness=strictness,
         token_limit=token_limit,
+        tokenizer=tokenizer,
         sampling={"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed},
         backend=backend,
     )

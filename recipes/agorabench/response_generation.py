@@ -17,7 +17,7 @@ from agora_frames.rounds import until_rows
 from agora_frames.stage import Stage
 from agora_frames.stages.prompt import template_file
 from agora_frames.stages.rows import with_row_ids
-from agora_frames.types import Backend
+from agora_frames.types import Backend, Message
 
 __all__ = ["response_generation", "seeds"]
 
@@ -32,6 +32,7 @@ def response_generation(
     feedback: bool = False,
     strictness: Strictness = "corrected",
     token_limit: int | None = 4096,
+    tokenizer: str | None = None,
     temperature: float = 1.0,
     top_p: float = 0.9,
     max_tokens: int = 4096,
@@ -46,24 +47,21 @@ def response_generation(
     each instruction is asked once. format: the whole reply is the response (markers), or JSON that the backend is held
     to. attempts: draws at one instruction until its answer is valid, when rows are wanted. feedback: the next draw is
     told why the last was turned down. strictness: the corrected rules, or those of data-agora. token_limit: the most
-    tokens of an instance in its student's chat template. temperature, top_p, max_tokens: of the sampling. samples:
-    answers to each instruction, unless rows are wanted. seed: another one draws other answers. shots: show two worked
-    examples first; small models need them to keep to the form. max_candidates: where to stop if the yield is low.
+    tokens of an instance in its student's chat template. tokenizer: the student's, a tokenizer.json or
+    OWNER/NAME@COMMIT on the hub; unless given, a small one that ships. temperature, top_p, max_tokens: of the sampling.
+    samples: answers to each instruction, unless rows are wanted. seed: another one draws other answers. shots: show two
+    worked examples first; small models need them to keep to the form. max_candidates: where to stop if the yield is
+    low.
     """
-    chosen = DOMAINS[domain]
-    chat = chat_of(template_file(chosen.prompt("response_generation")))
-    if shots:
-        examples = chosen.prompt("response_generation").with_suffix(".shots.jinja")
-        *before, question = chat
-        chat = [*before, *chat_of(template_file(examples)), question]
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     ask: AnyStage = instances_asked(
         "response_generation",
         domain,
-        template=chat,
+        template=_with_shots(domain) if shots else None,
         format=format,
         strictness=strictness,
         token_limit=token_limit,
+        tokenizer=tokenizer,
         sampling=sampling if rows is not None else {**sampling, "samples": samples},
         backend=backend,
     )
@@ -81,3 +79,10 @@ def response_generation(
     return recipe(
         with_row_ids(columns=("instruction",)), from_seeds(), ask, laid_out(), name=f"response_generation_{domain}"
     )
+
+
+def _with_shots(domain: DomainName) -> list[Message]:
+    """The prompt, with two worked examples before its question."""
+    prompt = DOMAINS[domain].prompt("response_generation")
+    *before, question = chat_of(template_file(prompt))
+    return [*before, *chat_of(template_file(prompt.with_suffix(".shots.jinja"))), question]

@@ -10,6 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import agora_frames as af
 from agora_frames.frames import outcome
@@ -168,6 +171,18 @@ def test_the_same_run_again_makes_no_call_and_the_same_frame(tmp_path: Path) -> 
     again, none = calls_of(model, tmp_path)
     assert calls == first.height and none == 0
     assert_frame_equal(first, again)
+
+
+def test_tokens_are_counted_by_the_students_tokenizer_and_another_one_makes_no_call(tmp_path: Path) -> None:
+    engine = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    engine.pre_tokenizer = WhitespaceSplit()
+    engine.save(str(tmp_path / "words.json"))
+    model = af.scripted(written)
+    ours, _ = calls_of(model, tmp_path)
+    theirs, calls = calls_of(model, tmp_path, tokenizer=str(tmp_path / "words.json"))
+    assert calls == 0
+    assert theirs["instruction"].equals(ours["instruction"])
+    assert (theirs["n_tokens"] < ours["n_tokens"]).drop_nulls().all()
 
 
 def test_other_rules_make_no_call_for_what_was_asked_already(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_a_cost_that_nobody_knows_is_null_where_it_counts() -> None:
         ("round", "1", None),
         ("reason", "text: rule", 0.0),
     ]
+    assert table["cost_usd_at_least"].to_list() == [0.5, 0.5, 0.0, 0.0]
+    assert table["tokens_at_least"].to_list()[0] == sum(2 * call(key)["prompt_tokens"] for key in "ab")
 
 
 def test_further_attempts_are_counted_as_retried() -> None:
