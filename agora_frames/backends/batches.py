@@ -155,16 +155,15 @@ class Batches:
             note = self._noted(name)
             if note is None or not any(key in self.places for key in note.keys):
                 continue
-            held = self._locked(name)
-            if (batch := self._found(name)) is None:
-                held.close()
-                continue
-            note = replace(self._noted(name) or note, batch_id=batch.id)
-            self.notes.write(name, asdict(note))
-            known = note.tokens is not None and note.cost_usd is not None
-            reserved = self.desk.reserve(name, tokens=note.tokens, cost_usd=note.cost_usd) if known else None
-            self.opened[name] = Open(note, batch, False, reserved is True, held)
-            taken.update(note.keys)
+            with self._locked(name) as held:
+                if (batch := self._found(name)) is None:
+                    continue
+                note = replace(self._noted(name) or note, batch_id=batch.id)
+                self.notes.write(name, asdict(note))
+                known = note.tokens is not None and note.cost_usd is not None
+                reserved = self.desk.reserve(name, tokens=note.tokens, cost_usd=note.cost_usd) if known else None
+                self.opened[name] = Open(note, batch, False, reserved is True, held.pop_all())
+                taken.update(note.keys)
         # Another process may have ended a batch of some of these since they were looked up: it removes a note after its
         # replies are recorded, so where there is no note now, they are in the ledger.
         left = pl.Series([key for key in self.places if key not in taken], dtype=pl.String)
@@ -279,7 +278,7 @@ class Batches:
                 self.notes.remove(tag)
             raise
         finally:
-            if batch is None:
+            if tag not in self.opened:
                 for key in keys:
                     self.desk.release(key)
                 held.close()
