@@ -15,6 +15,8 @@ from agora_frames.types import ABILITIES, Backend
 __all__ = ["check_abilities", "parameters"]
 
 _OURS = ("messages", "model", "n", "seed", "stream")
+# What vLLM calls a form that is no JSON schema, now and before; others drop what they do not know, without a word.
+_CONSTRAINTS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
 def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def check_abilities(backend: Backend, sampling: Mapping[str, Any], prompts: pl.S
     if can is None:
         return
     asked = {
+        "constraints": any(name in sampling for name in _CONSTRAINTS),
         "images": images is not None or _shown(prompts),
         "json_object": _format(sampling) == "json_object",
         "json_schema": _format(sampling) == "json_schema",

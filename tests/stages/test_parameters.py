@@ -20,6 +20,7 @@ from agora_frames.types import ABILITIES, Backend
 ASKED = pl.DataFrame({"row_id": ["a"], "prompt": ["Hi."], "picture": ["http://127.0.0.1/a.png"]})
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
 WANTED: dict[str, dict[str, Any]] = {
+    "constraints": {"extra": {"structured_outputs": {"choice": ["a", "b"]}}},
     "images": {"images": "picture"},
     "json_object": {"response_format": {"type": "json_object"}},
     "json_schema": {"response_format": SCHEMA},

@@ -202,7 +202,7 @@ def test_a_column_that_a_pandera_model_does_without_may_be_missing() -> None:
 
 def test_a_reference_out_of_the_schema_is_an_error_before_anything_is_asked() -> None:
     elsewhere = {"type": "object", "properties": {"a": {"type": "string", "not": {"$ref": "https://else.where/a"}}}}
-    with pytest.raises(BindError, match="refers to 'https://else.where/a', which it does not hold"):
+    with pytest.raises(BindError, match=r"refers to 'https://else\.where/a', which it does not hold"):
         shape_of(elsewhere)
 
 
