@@ -16,7 +16,7 @@ import polars as pl
 from agora_frames.backends.batch_provider import Batch, Provider, Unsure, free, read_result
 from agora_frames.backends.chat import Put, Stop, failed, over_budget
 from agora_frames.budget import most_tokens
-from agora_frames.errors import EndpointError
+from agora_frames.errors import EndpointError, StorageError
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.notes import Notes
 from agora_frames.prices import Prices
@@ -185,9 +185,15 @@ class Batches:
     def _noted(self, name: str) -> Note | None:
         """A note of a batch for this model at this endpoint."""
         read = self.notes.read(name)
-        if read is None or (read["endpoint"], read["model"]) != (self.endpoint, self.model):
+        if read is None or (read.get("endpoint"), read.get("model")) != (self.endpoint, self.model):
             return None
-        return Note(**read)
+        try:
+            return Note(**read)
+        except TypeError as exc:
+            raise StorageError(
+                f"the note {name!r} in {self.notes.place.shown!r} is none that this version wrote ({exc}). Nothing was "
+                "asked. It says of a batch that may be paid for: go on with the version that began it."
+            ) from exc
 
     def _found(self, name: str) -> Batch | None:
         """The batch of a note; None, and no note any more, when there is none, and none can come."""

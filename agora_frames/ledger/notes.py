@@ -40,7 +40,9 @@ class Notes:
         try:
             if isinstance(content, str):
                 content = Path(content).read_bytes()
-            note: dict[str, Any] = orjson.loads(content)
+            note = orjson.loads(content)
+            if not isinstance(note, dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError:
             return None
         except ValueError as exc:

@@ -604,3 +604,13 @@ def test_a_disk_that_is_full_after_a_submission_leaves_the_lock_free_and_the_bat
     assert kinds(done) == [None] * 3
     assert server.calls["POST /batches"] == 1
     assert kept.value is not None
+
+
+@pytest.mark.parametrize("note", ["[]", "null", "{", '{"endpoint": "URL", "model": "tiny", "of": "tomorrow"}'])
+def test_a_note_that_cannot_be_understood_is_an_error_before_anything_is_asked(tmp_path: Path, note: str) -> None:
+    (tmp_path / "batches").mkdir()
+    with batch_server() as server:
+        (tmp_path / "batches" / "agora-1.json").write_text(note.replace("URL", server.url))
+        with pytest.raises(StorageError, match=r"the note 'agora-1' in .* a batch that may be paid for"):
+            generated(asked(2), model(server, tmp_path))
+        assert server.calls == {}
