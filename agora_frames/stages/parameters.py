@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import polars as pl
 
 from agora_frames.errors import BindError, listed
@@ -42,7 +43,8 @@ def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dic
         given |= {"logprobs": True, "top_logprobs": top}
     given |= extra
     try:
-        json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(given, allow_nan=False)  # the other one makes null of what is no number
+        orjson.dumps(given)  # and this one would take keys that are no texts
     except (TypeError, ValueError) as exc:
         raise BindError(f"generate_column() cannot send {given!r} as JSON: {exc}.") from exc
     return given
