@@ -115,6 +115,6 @@ def test_there_are_no_other_abilities() -> None:
 @pytest.mark.parametrize("extra", [{"top_k": 2**70}, {"logit_bias": {5: 1.0}}, {"a": float("nan")}, {"a": "\ud800"}])
 def test_what_cannot_be_sent_as_json_is_an_error_before_anything_is_asked(extra: dict[str, Any]) -> None:
     script = Asked()
-    with pytest.raises(BindError, match="cannot send .* as JSON"):
+    with pytest.raises(BindError, match=r"cannot send .* as JSON"):
         generate_column(ASKED, backend=scripted(script), extra=extra)
     assert script.times == 0
