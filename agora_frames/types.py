@@ -29,6 +29,7 @@ __all__ = [
 # is asked. Without the attribute, or where it is None, nobody knows, and everything is sent.
 ABILITIES: Mapping[str, str] = MappingProxyType(
     {
+        "constraints": "a regular expression, a choice or a grammar (extra={'structured_outputs': …})",
         "images": "images in the messages",
         "json_object": "response_format={'type': 'json_object'}",
         "json_schema": "structured output (schema=…, or response_format={'type': 'json_schema', …})",

@@ -50,7 +50,7 @@ OWNERS = {
     "openai": ("backends.transport", "backends.openai_batch", "backends.embedders"),
     "orjson": (
         *("stages.requests", "metrics.*", "formats", "io", "store", "ledger", "ledger.*", "scale", "sandbox"),
-        *("plan", "against", "backends.*", "bench.*", "report", "run"),
+        *("plan", "against", "backends.*", "bench.*", "report", "run", "stages.parameters"),
     ),
     "pandera": ("stages.validate", "schemas.*"),
     "pyreqwest": ("backends.transport",),

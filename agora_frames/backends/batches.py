@@ -16,7 +16,7 @@ import polars as pl
 from agora_frames.backends.batch_provider import Batch, Provider, Unsure, free, read_result
 from agora_frames.backends.chat import Put, Stop, failed, over_budget
 from agora_frames.budget import most_tokens
-from agora_frames.errors import EndpointError
+from agora_frames.errors import EndpointError, StorageError
 from agora_frames.ledger import Ledger
 from agora_frames.ledger.notes import Notes
 from agora_frames.prices import Prices
@@ -155,16 +155,15 @@ class Batches:
             note = self._noted(name)
             if note is None or not any(key in self.places for key in note.keys):
                 continue
-            held = self._locked(name)
-            if (batch := self._found(name)) is None:
-                held.close()
-                continue
-            note = replace(self._noted(name) or note, batch_id=batch.id)
-            self.notes.write(name, asdict(note))
-            known = note.tokens is not None and note.cost_usd is not None
-            reserved = self.desk.reserve(name, tokens=note.tokens, cost_usd=note.cost_usd) if known else None
-            self.opened[name] = Open(note, batch, False, reserved is True, held)
-            taken.update(note.keys)
+            with self._locked(name) as held:
+                if (batch := self._found(name)) is None:
+                    continue
+                note = replace(self._noted(name) or note, batch_id=batch.id)
+                self.notes.write(name, asdict(note))
+                known = note.tokens is not None and note.cost_usd is not None
+                reserved = self.desk.reserve(name, tokens=note.tokens, cost_usd=note.cost_usd) if known else None
+                self.opened[name] = Open(note, batch, False, reserved is True, held.pop_all())
+                taken.update(note.keys)
         # Another process may have ended a batch of some of these since they were looked up: it removes a note after its
         # replies are recorded, so where there is no note now, they are in the ledger.
         left = pl.Series([key for key in self.places if key not in taken], dtype=pl.String)
@@ -186,9 +185,15 @@ class Batches:
     def _noted(self, name: str) -> Note | None:
         """A note of a batch for this model at this endpoint."""
         read = self.notes.read(name)
-        if read is None or (read["endpoint"], read["model"]) != (self.endpoint, self.model):
+        if read is None or (read.get("endpoint"), read.get("model")) != (self.endpoint, self.model):
             return None
-        return Note(**read)
+        try:
+            return Note(**read)
+        except TypeError as exc:
+            raise StorageError(
+                f"the note {name!r} in {self.notes.place.shown!r} is none that this version wrote ({exc}). Nothing was "
+                "asked. It says of a batch that may be paid for: go on with the version that began it."
+            ) from exc
 
     def _found(self, name: str) -> Batch | None:
         """The batch of a note; None, and no note any more, when there is none, and none can come."""
@@ -279,7 +284,7 @@ class Batches:
                 self.notes.remove(tag)
             raise
         finally:
-            if batch is None:
+            if tag not in self.opened:
                 for key in keys:
                     self.desk.release(key)
                 held.close()

@@ -29,8 +29,9 @@ def only_model(endpoint: str, *, api_key: str = "", variable: str = "AGORA_API_K
 
 
 def _names(endpoint: str, api_key: str, variable: str) -> list[str]:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    asked = urllib.request.Request(f"{endpoint}/models", headers=headers)
+    asked = urllib.request.Request(f"{endpoint}/models")
+    if api_key:  # for this address alone, wherever it sends us
+        asked.add_unredirected_header("Authorization", f"Bearer {api_key}")
     try:
         with urllib.request.urlopen(asked, timeout=_WITHIN_S) as answer:
             content = answer.read()

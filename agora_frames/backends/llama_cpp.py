@@ -31,6 +31,19 @@ _KINDS = {"exceed_context_size_error": "context_too_long", "invalid_request_erro
 _WAITS_FOR_BUDGET_S = 0.05
 _LONGEST_HEAD = 64 << 20  # bytes before the weights; most of it is the vocabulary
 _CAN = frozenset({"json_object", "json_schema", "logprobs"})
+# What the engine reads of a request; anything else it would drop without a word.
+_PARAMETERS = (
+    *("temperature", "dynatemp_range", "dynatemp_exponent", "top_k", "top_p", "min_p", "top_n_sigma", "typical_p"),
+    *("xtc_probability", "xtc_threshold", "repeat_penalty", "repeat_last_n", "presence_penalty", "frequency_penalty"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat"),
+    *("mirostat_tau", "mirostat_eta", "adaptive_target", "adaptive_decay", "samplers", "seed", "max_tokens"),
+    *("max_completion_tokens", "n_predict", "n_indent", "n_keep", "n_discard", "min_keep", "stop", "ignore_eos"),
+    *("logit_bias", "logprobs", "top_logprobs", "n_probs", "post_sampling_probs", "response_format", "json_schema"),
+    *("grammar", "grammar_lazy", "grammar_triggers", "preserved_tokens", "tools", "tool_choice", "parallel_tool_calls"),
+    *("chat_template_kwargs", "add_generation_prompt", "continue_final_message", "reasoning_format"),
+    *("reasoning_budget_tokens", "thinking_budget_tokens", "cache_prompt", "n_cache_reuse", "t_max_predict_ms"),
+    *("lora", "backend_sampling", "timings_per_token", "return_tokens", "user"),
+)
 _ENGINE = "pip install 'xllamacpp>=2026.10'"
 
 
@@ -60,6 +73,12 @@ class LlamaCpp:
         """See `types.DeskBackend`."""
         if requests.is_empty():
             return
+        for name in orjson.loads(requests["sampling"][0]):
+            if name not in _PARAMETERS:
+                raise BindError(
+                    f"llama.cpp has no parameter {name!r}{did_you_mean(name, _PARAMETERS) or '.'} "
+                    f"It has: {listed(_PARAMETERS, most=99)}."
+                )
         ask = self._load().handle_chat_completions
         rows = rows_of(requests)
         taking = threading.Lock()

@@ -26,7 +26,7 @@ __all__ = ["VllmEngine", "vllm_engine"]
 
 _log = logging.getLogger(__name__)
 
-_CAN = ("json_object", "json_schema", "logprobs", "prompt_logprobs")
+_CAN = ("constraints", "json_object", "json_schema", "logprobs", "prompt_logprobs")
 # Arguments of the engine that decide what is answered, not only how fast.
 _ANSWERING = (
     *("max_model_len", "dtype", "quantization", "kv_cache_dtype", "hf_overrides", "rope_scaling", "tokenizer"),

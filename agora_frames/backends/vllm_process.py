@@ -208,6 +208,8 @@ def _end(process: subprocess.Popen[bytes], log: Path, owner: int) -> None:
 def log_tail(log: Path) -> str:
     """The end of what a process wrote."""
     try:
-        return log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip() or "(nothing)"
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))  # it may be as large as the disk
+            return file.read().decode("utf-8", "replace").strip() or "(nothing)"
     except OSError:
         return "(nothing)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import os
 import runpy
@@ -21,11 +22,12 @@ from typing import NoReturn
 from agora_frames.backends.vllm_process import INSTALL, command_of, log_tail
 from agora_frames.backends.vllm_weights import folder_of
 from agora_frames.backends.vllm_worker import ENGINE_ON_CPU, on_cpu, prepare, watch
-from agora_frames.errors import BackendError, BindError, MissingExtraError
+from agora_frames.errors import BackendError, BindError, MissingExtraError, listed
 
 __all__ = ["Served", "main", "serving"]
 
 _HOST = "127.0.0.1"
+_OURS = ("--model", "--served-model-name", "--host", "--port", "--uds")
 _LOOKS_UP_EVERY_S = 0.2
 _ENDS_WITHIN_S = 20.0
 
@@ -60,8 +62,16 @@ def serving(
     model is called, by default as its folder. options: further ones of `vllm serve`, such as ["--dtype", "float32"].
     log: the file that takes what the server says.
     The server never outlives this process, however it ends.
-    Raises: MissingExtraError without vLLM; BackendError, with the server's last words, when it does not start.
+    Raises: BindError for a port that is none or is taken, and for options that are given otherwise; MissingExtraError
+    without vLLM; BackendError, with the server's last words, when it does not start.
     """
+    if clash := [each for each in options if each.partition("=")[0] in _OURS]:
+        raise BindError(
+            f"agora serve(--server-option …) may not hold {listed(clash)}: the model, the name and the port are given "
+            f"by their own options, and the server is reached from this machine alone, at {_HOST}."
+        )
+    if not 0 <= port < 1 << 16:
+        raise BindError(f"there is no port {port}: it must be from 1 to 65535, or 0 for a free one.")
     folder = folder_of(model)
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError(f"vLLM is not installed. Install it with:\n    {INSTALL}")
@@ -69,7 +79,11 @@ def serving(
     shown = name or (folder.resolve().name if Path(model).expanduser().is_dir() else model)
     arguments = ["--model", str(folder), "--served-model-name", shown, "--host", _HOST, "--port", str(port)]
     command, environment = command_of("agora_frames.backends.vllm_server", *arguments, *options)
-    with log.open("wb") as said:
+    try:
+        said = log.open("wb")
+    except OSError as exc:
+        raise BindError(f"the log cannot be written to {str(log)!r} ({exc.strerror}). Give another file.") from exc
+    with said:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, env=environment
         )
@@ -96,7 +110,7 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path, within_s: fl
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + within_s
     while process.poll() is None and time.monotonic() < until:
-        with contextlib.suppress(OSError), direct.open(health, timeout=5.0):
+        with contextlib.suppress(OSError, http.client.HTTPException), direct.open(health, timeout=5.0):
             return
         time.sleep(_LOOKS_UP_EVERY_S)
     ended = f"ended with {process.returncode}" if process.poll() is not None else f"was not healthy in {within_s:g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import xxhash
@@ -13,6 +14,7 @@ __all__ = ["digest_of", "folder_of"]
 
 _WHOLE = 32 << 20  # bytes: files up to this size are read whole
 _SAMPLES, _SAMPLE = 64, 64 << 10  # of larger ones so many pieces of so many bytes
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What lies beside a model and has no say in what it answers.
 _IGNORED = {".md", ".png", ".jpg", ".pdf", ".lock"}
 
@@ -32,6 +34,11 @@ def folder_of(name: str, *, revision: str | None = None) -> Path:
     snapshot = cached / "snapshots" / (commit.read_text().strip() if commit.is_file() else revision or "main")
     if (snapshot / "config.json").is_file():
         return snapshot
+    if not _HUB_NAME.fullmatch(name):
+        raise UnknownModelError(
+            f"vllm: there is no folder {name!r}. Give the path of a folder with config.json and weights, or the name "
+            "of a model in the cache of the hub, such as 'ORG/NAME'."
+        )
     raise UnknownModelError(
         f"vllm: there is no folder {name!r}, and the cache {str(_hub())!r} has no model of that name"
         f"{f' at revision {revision!r}' if revision else ''}. Nothing is downloaded by itself: give the path of a "

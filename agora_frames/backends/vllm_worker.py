@@ -84,9 +84,11 @@ def on_cpu() -> bool:
 
 def _listen(source: BinaryIO, inbox: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     """Takes lines at once, so that who writes them never waits for the engine."""
-    for line in source:
-        inbox.put(orjson.loads(line))
-    inbox.put(None)
+    try:
+        for line in source:
+            inbox.put(orjson.loads(line))
+    finally:  # whatever ends it, nobody may wait for an answer
+        inbox.put(None)
     time.sleep(_ENDS_WITHIN_S)  # the engine has heard it, or hangs
     _end_all()
 
@@ -160,7 +162,7 @@ class _Engine:
                 if refused := self._add(call):
                     told.append(refused)
             if self.asked:
-                told += [self._reply(output) for output in engine.step() if output.finished]
+                told += [self._told(output) for output in engine.step() if output.finished]
             if told:
                 _tell(sink, told)
 
@@ -191,9 +193,19 @@ class _Engine:
         self.asked[number.rpartition("-")[0] or number] = call, begun
         return None
 
-    def _reply(self, output: Any) -> dict[str, Any]:
-        """A finished request as the body of a chat completion, as vLLM's server would write it."""
+    def _told(self, output: Any) -> dict[str, Any]:
+        """What is said of a finished request. One that cannot be read, say by a parser of thoughts, fails alone."""
         call, begun = self.asked.pop(output.request_id)
+        about = {"call": call["call"], "key": call["key"]}
+        try:
+            body = self._body(call, output)
+        except Exception as exc:
+            traceback.print_exc()
+            return {**about, "kind": "bad_reply", "said": f"{type(exc).__name__}: {exc}"[:1000]}
+        return {**about, "body": body, "latency_s": time.perf_counter() - begun, "at": time.time()}
+
+    def _body(self, call: dict[str, Any], output: Any) -> dict[str, Any]:
+        """A finished request as the body of a chat completion, as vLLM's server would write it."""
         (choice,) = output.outputs
         reasoning, text = self._split(choice.text, output, call["messages"])
         usage = {
@@ -215,8 +227,7 @@ class _Engine:
         }
         if output.prompt_logprobs is not None:
             body["prompt_logprobs"] = [each and _by_number(each) for each in output.prompt_logprobs]
-        latency_s = time.perf_counter() - begun
-        return {"call": call["call"], "key": call["key"], "body": body, "latency_s": latency_s, "at": time.time()}
+        return body
 
     def _split(self, text: str, output: Any, messages: list[Any]) -> tuple[str | None, str | None]:
         if self.parser is not None:

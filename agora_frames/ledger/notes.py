@@ -40,7 +40,9 @@ class Notes:
         try:
             if isinstance(content, str):
                 content = Path(content).read_bytes()
-            note: dict[str, Any] = orjson.loads(content)
+            note = orjson.loads(content)
+            if not isinstance(note, dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError:
             return None
         except ValueError as exc:
@@ -81,7 +83,8 @@ class Notes:
         with held(lock, wait=False) as ours:
             yield ours
             if ours and not (self.place.path / f"{name}.json").exists():
-                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # an empty file that may stay
+                    lock.unlink()
 
 
 def notes_beside(place: Folder | Prefix, kind: str) -> Notes:

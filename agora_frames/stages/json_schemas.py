@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, TypeAlias
 
 import polars as pl
 
 from agora_frames.errors import BindError
 
-__all__ = ["Node", "closed", "dtype_of", "is_strict", "of_pandera"]
+__all__ = ["Node", "check_references", "closed", "dtype_of", "is_strict", "of_pandera"]
 
 # A JSON schema, or a part of one.
 Node: TypeAlias = Mapping[str, Any]
@@ -26,7 +26,7 @@ _NOT_STRICT = ("allOf", "oneOf", "not", "if", "then", "else", "dependentRequired
 _OPEN_OBJECT = ("patternProperties", "propertyNames", "unevaluatedProperties", "minProperties", "maxProperties")
 # What is said of a value, beside its type, by the name of Pandera's check.
 _CHECKS: dict[str, Any] = {
-    "isin": lambda s: {"enum": list(s["allowed_values"])},
+    "isin": lambda s: {"enum": _ordered(s["allowed_values"])},
     "equal_to": lambda s: {"const": s["value"]},
     "greater_than": lambda s: {"exclusiveMinimum": s["min_value"]},
     "greater_than_or_equal_to": lambda s: {"minimum": s["min_value"]},
@@ -108,6 +108,11 @@ def _narrower(key: str, one: Any, other: Any) -> Any:
     return min(one, other) if key in ("maximum", "exclusiveMaximum", "maxLength") else other
 
 
+def _ordered(values: Any) -> list[Any]:
+    """As they were given; those of a set, whose order is another in each process, in one that stays: it is in keys."""
+    return sorted(values, key=lambda each: (type(each).__name__, each)) if isinstance(values, Set) else list(values)
+
+
 def _lengths(said: Mapping[str, Any]) -> dict[str, int]:
     exact = said.get("exact_value")
     least, most = (exact, exact) if exact is not None else (said.get("min_value"), said.get("max_value"))
@@ -151,7 +156,7 @@ def closed(root: Node) -> dict[str, Any]:
 
 def _referred(root: Node, address: str, within: tuple[str, ...]) -> Node:
     """The part of a schema that a reference names."""
-    if address in within:
+    if address == "#" or address in within:
         raise BindError(f"the schema is recursive at {address!r}: a column has no such type. Give it a fixed depth.")
     found: Any = root
     if address.startswith("#/"):
@@ -160,6 +165,13 @@ def _referred(root: Node, address: str, within: tuple[str, ...]) -> Node:
     if not address.startswith("#/") or not isinstance(found, Mapping):
         raise BindError(f"the schema refers to {address!r}, which it does not hold: define it in `$defs`.")
     return found
+
+
+def check_references(root: Node) -> None:
+    """Raises BindError where a part of the schema, of whatever use, refers to what the schema does not hold."""
+    for node in _nodes(root):
+        if isinstance(address := node.get("$ref"), str):
+            _referred(root, address, ())
 
 
 def is_strict(root: Node) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import polars as pl
 
 from agora_frames.errors import BindError, listed
@@ -15,6 +16,8 @@ from agora_frames.types import ABILITIES, Backend
 __all__ = ["check_abilities", "parameters"]
 
 _OURS = ("messages", "model", "n", "seed", "stream")
+# What vLLM calls a form that is no JSON schema, now and before; others drop what they do not know, without a word.
+_CONSTRAINTS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 
 def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -40,7 +43,8 @@ def parameters(named: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dic
         given |= {"logprobs": True, "top_logprobs": top}
     given |= extra
     try:
-        json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(given, allow_nan=False)  # the other one makes null of what is no number
+        orjson.dumps(given)  # and this one would take keys that are no texts
     except (TypeError, ValueError) as exc:
         raise BindError(f"generate_column() cannot send {given!r} as JSON: {exc}.") from exc
     return given
@@ -52,6 +56,7 @@ def check_abilities(backend: Backend, sampling: Mapping[str, Any], prompts: pl.S
     if can is None:
         return
     asked = {
+        "constraints": any(name in sampling for name in _CONSTRAINTS),
         "images": images is not None or _shown(prompts),
         "json_object": _format(sampling) == "json_object",
         "json_schema": _format(sampling) == "json_schema",

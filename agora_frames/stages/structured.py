@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from agora_frames.errors import BindError, FrameError, listed
-from agora_frames.stages.json_schemas import Node, closed, dtype_of, is_strict, of_pandera
+from agora_frames.stages.json_schemas import Node, check_references, closed, dtype_of, is_strict, of_pandera
 from agora_frames.stages.parse import parse_column
 from agora_frames.stages.parsers import objects_in
 
@@ -46,7 +47,7 @@ class Shape:
         for found, broken in objects_in(text):
             if not broken and all(name in found for name in self.required):
                 values = self.judged(found)
-                return {name: values.get(name) for name in self.columns}
+                return {name: _kept(values.get(name), dtype) for name, dtype in self.columns.items()}
             missing = listed([name for name in self.required if name not in found])
             why = broken or f"the JSON object has no {missing}"
         raise ValueError(why)
@@ -93,7 +94,10 @@ def shape_of(schema: Any) -> Shape:
     rules = schema.to_schema() if hasattr(schema, "to_schema") else schema
     if hasattr(rules, "columns") and hasattr(rules, "checks"):
         made, dtypes = of_pandera(rules)
-        return Shape(_named(rules.name), _checked(made), made["required"], dtypes, _by_schema(made))
+        # All are asked for; those that the model does without may be missing.
+        required = [name for name, column in rules.columns.items() if column.required]
+        judged = _by_schema({**made, "required": required})
+        return Shape(_named(rules.name), _checked(made), required, dtypes, judged)
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
         try:
             told = schema.model_json_schema()
@@ -129,6 +133,7 @@ def _checked(schema: Node) -> Node:
         validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
     except SchemaError as exc:
         raise BindError(f"the schema is no JSON schema: {exc.message} at {exc.json_path}.") from exc
+    check_references(schema)
     return schema
 
 
@@ -154,7 +159,8 @@ def _by_schema(schema: Node) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
 def _by_pydantic(model: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
     def judged(found: dict[str, Any]) -> dict[str, Any]:
         try:
-            made: dict[str, Any] = model.model_validate(found).model_dump(mode="json", by_alias=True)
+            # As JSON, in which a strict model takes a text for a date, and an array for a tuple.
+            made: dict[str, Any] = model.model_validate_json(json.dumps(found)).model_dump(mode="json", by_alias=True)
         except ValueError as exc:
             told: Any = exc  # pydantic's own ValidationError has a list of what is wrong
             first = told.errors()[0] if hasattr(told, "errors") else {"loc": (), "msg": str(exc)}
@@ -162,6 +168,15 @@ def _by_pydantic(model: Any) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
         return {**found, **made}  # a field may be given under another name than it is told
 
     return judged
+
+
+def _kept(value: Any, dtype: Any) -> Any:
+    """A value without what its column has no place for: the further fields of objects that are not closed."""
+    if isinstance(dtype, pl.Struct) and isinstance(value, Mapping):
+        return {name: _kept(value.get(name), inner) for name, inner in dict(dtype).items()}
+    if isinstance(dtype, pl.List | pl.Array) and isinstance(value, list):
+        return [_kept(each, dtype.inner) for each in value]
+    return value
 
 
 def _cut(text: str) -> str:

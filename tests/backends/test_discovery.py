@@ -17,8 +17,8 @@ from agora_frames.errors import AuthenticationError, EndpointError, UnknownModel
 
 
 @contextmanager
-def endpoint(content: object, *, status: int = 200, key: str = "") -> Iterator[str]:
-    """A server that lists its models; `key` is the one that it wants."""
+def endpoint(content: object, *, status: int = 200, key: str = "", location: str = "") -> Iterator[str]:
+    """A server that lists its models; `key` is the one that it wants, `location` where it says that they are."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -26,6 +26,8 @@ def endpoint(content: object, *, status: int = 200, key: str = "") -> Iterator[s
             found = self.path == "/v1/models"
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(401 if refused else status if found else 404)
+            if location:
+                self.send_header("Location", location)
             self.end_headers()
             self.wfile.write(body)
 
@@ -98,3 +100,10 @@ def test_nobody_at_the_address_is_an_endpoint_error() -> None:
 def test_offline_nobody_is_asked() -> None:
     with pytest.raises(UnknownModelError, match=r"offline: connect\('http://127\.0\.0\.1:9/v1', model='…'\)"):
         connect("http://127.0.0.1:9/v1", offline=True)
+
+
+def test_a_key_is_sent_to_its_own_address_and_not_to_where_that_sends_us() -> None:
+    with endpoint(models("other"), key="secret") as elsewhere:  # which would answer to the key, and must not get it
+        moved = f"{elsewhere}/models"
+        with endpoint(b"", status=302, key="secret", location=moved) as url, pytest.raises(AuthenticationError):
+            only_model(url, api_key="secret")

@@ -268,6 +268,17 @@ def test_tools_are_known_by_the_models_template(tmp_path: Path, template: bytes 
     assert ("tools" in llama_cpp(tmp_path / "a.gguf").can) is known
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("repetition_penalty", "'repeat_penalty'"), ("best_of", "It has: 'temperature'")]
+)
+def test_a_parameter_that_the_engine_would_drop_is_an_error_before_it_is_loaded(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF no model")
+    with pytest.raises(BindError, match=f"no parameter '{name}'.*{told}"):
+        generate_column(ASKED, backend=llama_cpp(tmp_path / "a.gguf"), extra={name: 1})
+
+
 @real
 def test_the_packaged_model_knows_no_tools(smol: LlamaCpp) -> None:
     assert smol.can == {"json_object", "json_schema", "logprobs"}

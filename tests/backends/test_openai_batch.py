@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from batch_server import BatchServer, batch_server
+from batch_server import After, BatchServer, batch_server
 
 from agora_frames.backends import connect
 from agora_frames.backends.chat import Stop
@@ -24,6 +24,7 @@ from agora_frames.errors import (
     BindError,
     EndpointError,
     OfflineError,
+    StorageError,
     UnknownModelError,
 )
 from agora_frames.ledger import Ledger
@@ -446,8 +447,9 @@ def test_ctrl_c_leaves_the_batch_running_and_says_how_to_go_on(
         by = backend(server)
         by = replace(by, wait=Stop.wait, poll_s=(30.0, 30.0))
         whole = remembered(by, ledger=Ledger(tmp_path))
-        frames = threading.Timer(1.0, lambda: os.kill(os.getpid(), 2))
-        frames.start()
+        # A moment after the first look at the batch, when it waits for the next.
+        later = threading.Timer(0.5, lambda: os.kill(os.getpid(), 2))
+        server.faults = lambda call, before: later.start() if (call, before) == ("GET /batches/ID", 0) else None
         with pytest.raises(KeyboardInterrupt):
             generated(asked(3), whole)
         assert "batch_2 goes on" in caplog.text
@@ -565,3 +567,50 @@ def test_what_another_process_has_recorded_since_the_look_up_is_not_asked(tmp_pa
         replies = pl.concat(by._ask(requests))  # which comes after the look-up
     assert sorted(replies["text"].to_list()) == ["P0", "P2", "theirs"]
     assert server.begun == {"p0": 1, "p2": 1}
+
+
+def test_an_error_while_a_batch_is_looked_for_leaves_its_lock_free(tmp_path: Path) -> None:
+    """A notebook keeps the last error, and with it all that its frames hold."""
+    with batch_server(faults=lambda call, before: 403 if (call, before) == ("GET /batches/ID", 0) else None) as server:
+        for _ in range(2):  # the first ends at the first look at its batch, the second while it takes that up
+            with pytest.raises(AuthenticationError) as kept:
+                generated(asked(3), model(server, tmp_path))
+            server.faults = lambda call, before: 403 if (call, before) == ("GET /batches/ID", 1) else None
+        server.faults = lambda call, before: None
+        done = generated(asked(3), model(server, tmp_path, waited=Waited(_few)))
+    assert kinds(done) == [None] * 3
+    assert server.calls["POST /batches"] == 1
+    assert kept.value is not None
+
+
+def _few(pauses: int) -> None:
+    assert pauses < 100, "it waits for a lock that nobody gives back"
+
+
+def test_a_disk_that_is_full_after_a_submission_leaves_the_lock_free_and_the_batch_is_found(tmp_path: Path) -> None:
+    folder, away = tmp_path / "batches", tmp_path / "away"
+
+    def block() -> None:
+        folder.rename(away)
+        folder.write_text("")
+
+    faults = {("POST /batches", 0): After(block)}
+    with batch_server(faults=lambda call, before: faults.get((call, before))) as server:
+        with pytest.raises(StorageError) as kept:
+            generated(asked(3), model(server, tmp_path))
+        folder.unlink()
+        away.rename(folder)
+        done = generated(asked(3), model(server, tmp_path, waited=Waited(_few)))
+    assert kinds(done) == [None] * 3
+    assert server.calls["POST /batches"] == 1
+    assert kept.value is not None
+
+
+@pytest.mark.parametrize("note", ["[]", "null", "{", '{"endpoint": "URL", "model": "tiny", "of": "tomorrow"}'])
+def test_a_note_that_cannot_be_understood_is_an_error_before_anything_is_asked(tmp_path: Path, note: str) -> None:
+    (tmp_path / "batches").mkdir()
+    with batch_server() as server:
+        (tmp_path / "batches" / "agora-1.json").write_text(note.replace("URL", server.url))
+        with pytest.raises(StorageError, match=r"the note 'agora-1' in .* a batch that may be paid for"):
+            generated(asked(2), model(server, tmp_path))
+        assert server.calls == {}

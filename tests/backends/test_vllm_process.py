@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -16,7 +17,7 @@ from agora_frames.backends.vllm_engine import vllm_engine
 from agora_frames.backends.vllm_process import command_of, log_tail
 from agora_frames.backends.vllm_server import _wait, serving
 from agora_frames.cli import main
-from agora_frames.errors import BackendError, MissingExtraError
+from agora_frames.errors import BackendError, BindError, MissingExtraError
 from agora_frames.stages.generate import generate_column
 
 without_vllm = pytest.mark.skipif(bool(importlib.util.find_spec("vllm")), reason="vLLM is installed here")
@@ -56,6 +57,31 @@ def test_a_module_runs_in_another_process_wherever_it_is_started(tmp_path: Path)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert os.environ.get("PYTHONPATH", "") in environment["PYTHONPATH"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"options": ["--host", "0.0.0.0"]}, "may not hold '--host'"),
+        ({"options": ["--port=9000"]}, "may not hold '--port=9000'"),
+        ({"port": 65536}, "no port 65536"),
+        ({"port": -1}, "no port -1"),
+    ],
+    ids=str,
+)
+def test_a_server_is_told_its_address_in_one_way_only(
+    model: Path, tmp_path: Path, wrong: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BindError, match=told), serving(str(model), log=tmp_path / "log", **wrong):
+        pass
+
+
+def test_the_end_of_a_log_is_read_without_the_rest(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        log.truncate(1 << 40)  # more than there is memory
+        log.seek(0, os.SEEK_END)
+        log.write(b"ValueError: no")
+    assert log_tail(tmp_path / "log").endswith("ValueError: no")
 
 
 WATCHED = """

@@ -76,6 +76,12 @@ def test_a_model_that_is_not_here_says_how_to_fetch_it(tmp_path: Path, monkeypat
         folder_of("org/other")
 
 
+@pytest.mark.parametrize("path", ["/no/such", "./no", "~/no/such/model", "a/b/c", "no\0", ""])
+def test_what_is_no_name_of_a_model_is_not_said_to_be_in_the_hub(path: str) -> None:
+    with pytest.raises(UnknownModelError, match=r"^vllm: (?!.*hf download)"):
+        folder_of(path)
+
+
 def test_a_folder_without_a_model_is_none(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match=r"has no config\.json"):
         folder_of(str(tmp_path))

@@ -257,3 +257,10 @@ STRICT: dict[str, Any] = {
 )
 def test_strict_mode_takes_closed_objects_of_required_fields(schema: dict[str, Any], strict: bool) -> None:
     assert is_strict(schema) is strict
+
+
+def test_the_values_of_a_set_come_in_an_order_that_is_the_same_in_every_process() -> None:
+    """They are in the key of a call: in another order, everything would be asked, and paid for, again."""
+    names = {f"name {n}" for n in range(20)}
+    assert of_column(pl.String, pa.Check.isin(names))["enum"] == sorted(names)
+    assert of_column(pl.Int64, pa.Check.isin([3, 1, 2]))["enum"] == [3, 1, 2]

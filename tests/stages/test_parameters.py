@@ -20,6 +20,7 @@ from agora_frames.types import ABILITIES, Backend
 ASKED = pl.DataFrame({"row_id": ["a"], "prompt": ["Hi."], "picture": ["http://127.0.0.1/a.png"]})
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
 WANTED: dict[str, dict[str, Any]] = {
+    "constraints": {"extra": {"structured_outputs": {"choice": ["a", "b"]}}},
     "images": {"images": "picture"},
     "json_object": {"response_format": {"type": "json_object"}},
     "json_schema": {"response_format": SCHEMA},
@@ -109,3 +110,11 @@ def test_what_another_endpoint_can_do_is_not_known() -> None:
 def test_there_are_no_other_abilities() -> None:
     with pytest.raises(BindError, match="fly"):
         scripted(Asked(), can={"fly"})
+
+
+@pytest.mark.parametrize("extra", [{"top_k": 2**70}, {"logit_bias": {5: 1.0}}, {"a": float("nan")}, {"a": "\ud800"}])
+def test_what_cannot_be_sent_as_json_is_an_error_before_anything_is_asked(extra: dict[str, Any]) -> None:
+    script = Asked()
+    with pytest.raises(BindError, match=r"cannot send .* as JSON"):
+        generate_column(ASKED, backend=scripted(script), extra=extra)
+    assert script.times == 0

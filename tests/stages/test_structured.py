@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pickle
 from typing import Any
@@ -169,6 +170,45 @@ def test_what_json_schema_cannot_say_is_left_to_validate() -> None:
     assert done["name"].to_list() == ["Ada", "ada", None]
     assert done["failures"].to_list() == [[], ["name: begins_with_a_capital"], []]
     assert keep_valid(done)["name"].to_list() == ["Ada"]
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    born: datetime.date
+    marks: tuple[int, ...]
+
+
+def test_a_strict_pydantic_model_judges_json_as_json() -> None:
+    done = replied('{"born": "1815-12-10", "marks": [1, 2]}', '{"born": 5, "marks": []}', schema=Strict)
+    assert done["born"].to_list() == ["1815-12-10", None]
+    assert done["marks"].to_list() == [[1, 2], None]
+    assert "born" in done["completion_parse_error"][1]["message"]
+
+
+def test_further_fields_are_left_out_wherever_the_schema_is_open() -> None:
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"at": point, "way": {"type": "array", "items": point}}}
+    done = replied('{"at": {"x": 1, "y": 2}, "way": [{"z": 3}, {"x": 4}], "more": 5}', schema=schema)
+    assert done.select("at", "way").row(0) == ({"x": 1}, [{"x": None}, {"x": 4}])
+    assert done["completion_parse_error"].is_null().all()
+
+
+def test_a_column_that_a_pandera_model_does_without_may_be_missing() -> None:
+    schema = pa.DataFrameSchema({"a": pa.Column(pl.Int64), "b": pa.Column(pl.Int64, required=False)})
+    done = replied('{"a": 1}', '{"b": 1}', '{"a": 1, "b": "no"}', schema=schema)
+    assert done["a"].to_list() == [1, None, None]
+    assert shape_of(schema).schema["required"] == ["a", "b"]  # which are all asked for
+
+
+def test_a_reference_out_of_the_schema_is_an_error_before_anything_is_asked() -> None:
+    elsewhere = {"type": "object", "properties": {"a": {"type": "string", "not": {"$ref": "https://else.where/a"}}}}
+    with pytest.raises(BindError, match=r"refers to 'https://else\.where/a', which it does not hold"):
+        shape_of(elsewhere)
+
+
+def test_a_schema_that_holds_itself_is_said_to_be_recursive() -> None:
+    with pytest.raises(BindError, match="recursive at '#'"):
+        shape_of({"type": "object", "properties": {"child": {"$ref": "#"}}})
 
 
 @pytest.mark.parametrize("age", [-1, 256])
