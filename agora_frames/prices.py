@@ -139,8 +139,10 @@ def _found(endpoint: str, model: str) -> Any:
     address = _address(endpoint)
     if address is None:
         return None
-    from genai_prices.data import providers  # not its snapshot, which may have come over the network
+    from genai_prices import data  # not its snapshot, which may have come over the network
 
+    listed: Any = data  # a literal of 1.6 MB, whose type no checker should work out
+    providers = listed.providers
     of_address = (provider for provider in providers if _is_of(provider.api_pattern, address))
     return next((found for each in of_address if (found := each.find_model(model, all_providers=providers))), None)
 
