@@ -19,15 +19,17 @@ TEMPLATE = (
 # What the engine of the tests is started with, and the same for the server. Compact JSON, as a random model would
 # fill the blanks of a form with blanks without end.
 FORMS = {"backend": "xgrammar", "disable_any_whitespace": True}
+# So small that all its pages are soon touched: what a process grows by after that is something else.
+CACHE = 1 << 25
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 512,
-    "kv_cache_memory_bytes": 1 << 27,
+    "kv_cache_memory_bytes": CACHE,
     "n_threads": 1,
     "engine_args": {"enforce_eager": True, "structured_outputs_config": FORMS},
 }
 OPTIONS = [
-    *("dtype=float32", "max-model-len=512", f"kv_cache_memory_bytes={1 << 27}", "enforce-eager"),
+    *("dtype=float32", "max-model-len=512", f"kv_cache_memory_bytes={CACHE}", "enforce-eager"),
     f"structured-outputs-config={json.dumps(FORMS)}",
 ]
 
