@@ -1,4 +1,4 @@
-"""The command `agora`: run a recipe, list recipes, plan a run, read the ledger."""
+"""The command `agora`: `run` and `plan` a recipe, list `recipes`; the other commands are in the `cli_…` modules."""
 
 from __future__ import annotations
 

@@ -53,11 +53,15 @@ def steps(stage: AnyStage) -> tuple[AnyStage, ...]:
     return (stage,)
 
 
-def each_step(stage: AnyStage, wrap: Callable[[AnyStage], Stage]) -> Stage:
-    """The same stage with `wrap` around each of its steps (around itself, when it is no recipe)."""
+def each_step(stage: AnyStage, wrap: Callable[[AnyStage], AnyStage]) -> Stage:
+    """The same stage with `wrap` around each of its steps (around itself, when it is no recipe).
+
+    What `wrap` gives may be any callable from frame to frame; one that is no Stage becomes one, under its own name.
+    """
     if isinstance(stage, Stage) and stage.fn is run_steps:
         return replace(stage, params={"stages": tuple(each_step(step, wrap) for step in stage.params["stages"])})
-    return wrap(stage)
+    step = wrap(stage)
+    return step if isinstance(step, Stage) else Stage(name_of(step), step)
 
 
 def traced(stage: AnyStage, *, on_step: Callable[[Step], Any]) -> Stage:

@@ -29,10 +29,8 @@ def watched(stage: Stage, console: Console) -> Stage:
     flat = steps(stage)
     after = {id(step): _rowwise_after(flat, index) for index, step in enumerate(flat)}
 
-    def wrap(step: AnyStage) -> Stage:
-        if not isinstance(step, Stage):
-            return Stage(name_of(step), step)
-        if "backend" not in step.effects or "observer" not in step.params:
+    def wrap(step: AnyStage) -> AnyStage:
+        if not isinstance(step, Stage) or "backend" not in step.effects or "observer" not in step.params:
             return step
         if step.fn is until_rows.fn:  # of so many rows wanted, those count that are accepted
             name, rest = name_of(step.params["stage"]), _after_asking(step.params["stage"])

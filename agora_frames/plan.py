@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 
 from agora_frames.budget import most_completion
-from agora_frames.compose import AnyStage, each_step, name_of
+from agora_frames.compose import AnyStage, each_step
 from agora_frames.errors import BindError
 from agora_frames.frames import REPLIES, error_columns
 from agora_frames.ledger import Ledger
@@ -90,12 +90,12 @@ def plan(stage: AnyStage, *, df: pl.DataFrame) -> pl.DataFrame:
     planned: list[dict[str, object]] = []
     read: _Read = {}
 
-    def wrap(step: AnyStage) -> Stage:
+    def wrap(step: AnyStage) -> AnyStage:
         if isinstance(step, Stage) and "backend" in step.effects:
             if step.fn is until_rows.fn:
                 return replace(step, fn=run_planned_rounds, params={"stage": step, "planned": planned, "read": read})
             return replace(step, fn=run_planned, params={"stage": step, "planned": planned, "read": read})
-        return step if isinstance(step, Stage) else Stage(name_of(step), step)
+        return step
 
     each_step(stage, wrap)(df)
     return pl.DataFrame(planned, schema=PLAN)
@@ -107,10 +107,10 @@ def run_planned_rounds(
     """Runs `until_rows` as far as the ledger has replies, and notes what the rest is expected to take."""
     waves: list[tuple[str, _Planned]] = []
 
-    def wrap(step: AnyStage) -> Stage:
+    def wrap(step: AnyStage) -> AnyStage:
         if isinstance(step, Stage) and "backend" in step.effects:
             return replace(step, fn=run_noted, params={"stage": step, "waves": waves, "read": read})
-        return step if isinstance(step, Stage) else Stage(name_of(step), step)
+        return step
 
     inner = each_step(stage.params["stage"], wrap)
     done = replace(stage, params={**stage.params, "stage": inner, "observer": None})(df)

@@ -190,10 +190,10 @@ def _slots(run: _Run, book: Book, number: int, begin: int, end: int) -> pl.DataF
 
 
 def _with_pool(sample: Stage, pool: pl.DataFrame) -> Stage:
-    def wrap(step: AnyStage) -> Stage:
+    def wrap(step: AnyStage) -> AnyStage:
         if isinstance(step, Stage) and "pool" in step.params and step.params["pool"] is None:
             return replace(step, params={**step.params, "pool": pool})
-        return step if isinstance(step, Stage) else Stage(name_of(step), step)
+        return step
 
     return each_step(sample, wrap)
 
@@ -257,10 +257,10 @@ def _watched(stage: AnyStage, observer: Observer | None, rows: int) -> Iterator[
     def hear(finished: pl.DataFrame) -> None:  # a plain function: a run has one beginning and one end
         observer(finished)
 
-    def wrap(step: AnyStage) -> Stage:
+    def wrap(step: AnyStage) -> AnyStage:
         if step is asking[-1]:
             return replace(asking[-1], params={**asking[-1].params, "backend": backend, "observer": hear})
-        return step if isinstance(step, Stage) else Stage(name_of(step), step)
+        return step
 
     apart = getattr(asking[-1].params["backend"], "apart", None)
     backend = asking[-1].params["backend"] if apart is None else apart()

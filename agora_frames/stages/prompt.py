@@ -14,6 +14,7 @@ from jinja2 import TemplateSyntaxError, meta
 from agora_frames.errors import TemplateError, did_you_mean, listed
 from agora_frames.frames import MESSAGES, errors
 from agora_frames.stage import stage
+from agora_frames.stages.files import file_text
 from agora_frames.stages.plain import inserted, plain_body
 from agora_frames.stages.sandbox import NullUsed, environment, seen
 from agora_frames.types import Message
@@ -71,14 +72,7 @@ def template_file(path: str | Path) -> str | list[Message]:
     with such a line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
-        there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        near = did_you_mean(path.name, there) or "."
-        raise TemplateError(f"there is no template file {str(path)!r}{near} In its folder: {listed(there)}.") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise TemplateError(f"the template file {str(path)!r} cannot be read: {exc}") from exc
+    text = file_text(path, what="template", error=TemplateError)
     before, *parts = _ROLE_LINE.split(text)
     if not parts:
         return text

@@ -14,6 +14,7 @@ from agora_frames.errors import BindError, ReadError, TemplateError, did_you_mea
 from agora_frames.frames import require
 from agora_frames.hashing import hash_bytes
 from agora_frames.stage import stage
+from agora_frames.stages.files import file_text
 from agora_frames.stages.sandbox import environment
 
 __all__ = ["CHAT_TEMPLATES", "Tokenizer", "count_tokens", "tokenizer_file"]
@@ -108,14 +109,7 @@ def tokenizer_file(path: str | Path) -> Tokenizer:
     Raises: ReadError when there is no such file, or it holds no tokenizer.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
-        there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        near = did_you_mean(path.name, there) or "."
-        raise ReadError(f"there is no tokenizer file {str(path)!r}{near} In its folder: {listed(there)}.") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ReadError(f"the tokenizer file {str(path)!r} cannot be read: {exc}") from exc
+    text = file_text(path, what="tokenizer", error=ReadError)
     try:
         _engine(text)
     except Exception as exc:  # `tokenizers` raises plain exceptions
