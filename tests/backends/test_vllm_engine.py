@@ -263,7 +263,10 @@ def test_two_frames_may_be_asked_at_the_same_time(vllm_tiny: VllmEngine) -> None
 
 
 def test_ten_thousand_rows_pass_through_in_flat_memory(vllm_tiny: VllmEngine, tmp_path: Path) -> None:
-    df = prompts(10_000)
+    # All of as many tokens: vLLM keeps what it makes for each new number of tokens that a step has.
+    df = prompts(10_000).with_columns(
+        prompt="Count to " + pl.int_range(10_000).cast(pl.String).str.zfill(5).str.split("").list.join("~")
+    )
     held: list[int] = []
 
     def observer(finished: pl.DataFrame) -> None:
@@ -275,7 +278,7 @@ def test_ten_thousand_rows_pass_through_in_flat_memory(vllm_tiny: VllmEngine, tm
     assert set(kinds(done)) <= {None, "truncated"}
     assert len(held) > 8
     # Well before the half, all pages of the cache of keys and values have been touched.
-    assert held[-1] - held[len(held) // 2] < 48 << 20
+    assert held[-1] - held[len(held) // 2] < 32 << 20
 
 
 # Its end, and its next life
