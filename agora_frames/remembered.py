@@ -54,12 +54,16 @@ class Remembered:
         self._count(requests["key"])
         if known.height:
             yield known
-        missing = _without(requests, known["key"])
-        if missing.is_empty():
+        requests = _without(requests, known["key"])
+        del known
+        if requests.is_empty():
             return
         if self.offline:
-            raise OfflineError(_lacking(missing, self))
-        yield from self._claimed(missing, seen)
+            raise OfflineError(_lacking(requests, self))
+        # From here on nobody holds all of them but who asks them, and lets go of each that was asked.
+        answers = self._claimed(requests, seen)
+        del requests
+        yield from answers
 
     def apart(self) -> Remembered:
         """The same backend, ledger and budget, with a tally of its own: for one of several calls at the same time."""
@@ -86,7 +90,9 @@ class Remembered:
                     missing = _without(missing, found["key"])
                 theirs = _without(missing, claim.mine)
                 if theirs.height < missing.height:
-                    yield from self._ask(_without(missing, theirs["key"]))
+                    answers = self._ask(_without(missing, theirs["key"]))
+                    del missing
+                    yield from answers
             missing = theirs
             if missing.is_empty():
                 return
@@ -98,7 +104,9 @@ class Remembered:
         desk = _Desk(self, requests.select("row_id", "sample", "sampling"), _places(requests["key"]))
         self.ledger.open()
         if isinstance(self.backend, DeskBackend):
-            yield from self.backend.answer(requests, desk=desk)
+            answers = self.backend.answer(requests, desk=desk)
+            del requests
+            yield from answers
             return
         if self.budget.limited:
             raise BindError(

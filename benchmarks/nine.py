@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 METHODS = ("instance_generation", "response_generation", "quality_enhancement")
 DOMAINS = ("math", "code", "general")
 _FREE_FORM_ENOUGH = 0.2
+_PASSED_ON = ("tries", "most", "temperature", "rows")
 _LANGUAGES = {"Python": "python", "Java": "java", "C++": "cpp", "C": "c", "JavaScript": "javascript"}
 _LANGUAGES |= {"C#": "csharp", "PHP": "php"}
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="accepted rows of each setting (10,000 scripted, 8 real)")
     parser.add_argument("--tries", type=int, default=12, help="replies in free form of the embedded model")
     parser.add_argument("--most", type=int, default=40, help="candidates of the embedded model, two attempts at each")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the embedded model")
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--domains", nargs="*", default=DOMAINS)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "nine.json")
@@ -58,7 +60,7 @@ def main() -> None:
 
 def apart(kind: str, method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
     """One setting in a process of its own."""
-    options = ["--tries", str(args.tries), "--most", str(args.most), *(["--rows", str(args.rows)] if args.rows else [])]
+    options = [f"--{name}={value}" for name in _PASSED_ON if (value := getattr(args, name)) is not None]
     command = [sys.executable, str(Path(__file__)), "--one", kind, method, domain, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -137,7 +139,7 @@ def real(method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
     import agora_frames as af
 
     rows = args.rows or 8
-    options: dict[str, Any] = {"temperature": 0.7, "max_tokens": 220}
+    options: dict[str, Any] = {"temperature": args.temperature, "max_tokens": 220}
     if method == "response_generation":
         options["shots"] = True
     with tempfile.TemporaryDirectory() as folder:
@@ -157,6 +159,7 @@ def real(method: str, domain: str, args: argparse.Namespace) -> dict[str, Any]:
         "free_form": f"{af.keep_valid(free).height} of {free.height}",
         "free_form_reasons": dict(af.failure_counts(free).select("reason", "rows").iter_rows()),
         "format": form,
+        "temperature": args.temperature,
         "asked": done.height,
         "reasons": dict(af.failure_counts(done).select("reason", "rows").iter_rows()),
         "wall_s": round(wall, 1),
@@ -169,7 +172,7 @@ def tables(told: dict[str, Any]) -> str:
     lines = ["# The nine settings", ""]
     columns = {
         "scripted": ("wanted", "accepted", "exact", "asked", "wall_s", "cpu_s", "peak_mb"),
-        "real": ("wanted", "accepted", "format", "asked", "free_form", "wall_s", "peak_mb"),
+        "real": ("wanted", "accepted", "format", "temperature", "asked", "free_form", "wall_s", "peak_mb"),
     }
     for kind, names in columns.items():
         if kind in told:

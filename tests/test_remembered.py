@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from ledgers import Asked, Stub, child, keys, line, prompts, run, segment, segme
 from polars.testing import assert_frame_equal
 from servers import Fault, chat_server
 
-from agora_frames.backends.chat import failed, frame_of
+from agora_frames.backends.chat import NO_DESK, failed, frame_of, rows_of
 from agora_frames.backends.openai_chat import openai_chat
 from agora_frames.backends.scripted import failing, scripted
 from agora_frames.errors import AuthenticationError, OfflineError, StorageError
@@ -36,6 +37,7 @@ from agora_frames.ledger import LEDGER, Ledger
 from agora_frames.remembered import remembered
 from agora_frames.stages.generate import generate_column
 from agora_frames.stages.requests import build_requests
+from agora_frames.types import Desk
 
 
 def test_a_reply_is_recorded_before_it_is_passed_on(tmp_path: Path) -> None:
@@ -471,6 +473,7 @@ def test_a_stream_that_is_left_half_read_does_not_keep_the_process_from_ending(t
             from agora_frames.ledger import Ledger
             from agora_frames.remembered import remembered
             from agora_frames.stages.requests import build_requests
+from agora_frames.types import Desk
             model = openai_chat("tiny", base_url=sys.argv[2], api_key="secret", concurrency=2)
             backend = remembered(model, ledger=Ledger(Path(sys.argv[1])))
             df = pl.DataFrame({"row_id": ["r0", "r1"], "prompt": ["p0", "p1"]})
@@ -730,6 +733,33 @@ def test_what_another_spends_on_the_same_rows_while_it_is_waited_for_is_counted(
         thread.join(20)
     assert Ledger(tmp_path).frame()["cost_usd"].sum() == 5.0
     assert one.budget.spent == other.budget.spent == {"cost_usd": 5.0}
+
+
+class LettingGo:
+    """A backend that looks whether the requests that it lets go are anybody's still."""
+
+    endpoint, model = "here", "letting-go"
+    held: weakref.ref[pl.DataFrame]
+
+    def __call__(self, requests: pl.DataFrame, /) -> Iterator[pl.DataFrame]:
+        return self.answer(requests, desk=NO_DESK)
+
+    def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
+        self.held, rows = weakref.ref(requests), rows_of(requests)
+        del requests
+        for key, _, _ in rows:
+            assert self.held() is None
+            reply = {"key": key, "text": "yes"}
+            desk.record(reply)
+            yield frame_of([reply])
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_nobody_but_the_backend_holds_the_requests_that_are_asked(tmp_path: Path, known: int) -> None:
+    backend = remembered(LettingGo(), ledger=Ledger(tmp_path))
+    if known:
+        generate_column(prompts(known), backend=backend)
+    assert generate_column(prompts(5), backend=backend)["completion"].to_list() == ["yes"] * 5
 
 
 def test_two_apart_count_their_own_calls_and_the_ledger_counts_all(tmp_path: Path) -> None:

@@ -168,9 +168,15 @@ def frame_of(replies: list[Reply]) -> pl.DataFrame:
 
 
 def rows_of(requests: pl.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """Key, messages and sampling of each request, a few at a time: the texts of all are not there twice."""
-    for part in requests.select("key", "messages", "sampling").iter_slices(_ROWS_AT_ONCE):
-        yield from part.iter_rows()
+    """Key, messages and sampling of each request, a few at a time: the texts of all are not there twice.
+
+    Those that were given are let go, so that their memory is free where the caller lets go of them too.
+    """
+    parts = list(requests.select("key", "messages", "sampling").iter_slices(_ROWS_AT_ONCE))
+    parts.reverse()
+    del requests
+    while parts:
+        yield from parts.pop().iter_rows()
 
 
 class _NoDesk:

@@ -81,6 +81,7 @@ class LlamaCpp:
                 )
         ask = self._load().handle_chat_completions
         rows = rows_of(requests)
+        del requests  # each is let go when it has been asked
         taking = threading.Lock()
 
         def work(put: Put, stop: Stop) -> None:

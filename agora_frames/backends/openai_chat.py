@@ -84,9 +84,11 @@ class OpenAIChat:
                 "export OPENAI_API_KEY=…, or pass connect(…, api_key=…)."
             )
         workers = min(requests.height, (self.concurrency or self.max_concurrency) + _SPARE_WORKERS)
+        rows = rows_of(requests)
+        del requests  # each is let go when it has been asked
 
         def work(put: Put, stop: Stop) -> None:
-            asking, rows = self._asking(desk), rows_of(requests)
+            asking = self._asking(desk)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(ask_all(asking, rows, workers=workers, put=put, stop=stop))
 

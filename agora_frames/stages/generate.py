@@ -84,14 +84,21 @@ def generate_column(
     check_abilities(backend, sampling, rows[column], images)
     if shape is not None:
         shape.check_room(rows, into, read=column)
-    return _asked(rows, requests, partial(_finished, into=into, backend=backend, shape=shape), backend, observer)
+    # The messages are as large as the prompts: who asks them holds them alone.
+    stream, requests = backend(_once(requests)), requests.drop("messages")
+    finished = partial(_finished, into=into, backend=backend, shape=shape)
+    return _asked(rows, requests, stream, finished, backend, observer)
 
 
 def _asked(
-    rows: pl.DataFrame, requests: pl.DataFrame, finished: _Finish, backend: Backend, observer: Observer | None
+    rows: pl.DataFrame,
+    requests: pl.DataFrame,
+    stream: Iterator[pl.DataFrame],
+    finished: _Finish,
+    backend: Backend,
+    observer: Observer | None,
 ) -> pl.DataFrame:
     """The rows with their replies."""
-    stream, requests = backend(_once(requests)), requests.drop("messages")  # which are as large as the prompts
     teller = _Teller(observer, rows, requests, finished)
     with _begun(observer, rows.height, backend):
         done = finished(rows, requests, _drained(_heard(stream, teller, backend)))
@@ -198,6 +205,9 @@ def _draws(df: pl.DataFrame, samples: int) -> pl.DataFrame:
 
 
 def _once(requests: pl.DataFrame) -> pl.DataFrame:
+    """Each key once; the same frame where that is so already, as its parts can be let go one by one."""
+    if not requests["key"].has_nulls() and requests["key"].n_unique() == requests.height:
+        return requests
     return requests.filter(pl.col("key").is_not_null()).unique("key", keep="first", maintain_order=True)
 
 
