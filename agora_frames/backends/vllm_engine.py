@@ -38,6 +38,8 @@ _OURS = ("model", "served_model_name", "enable_lora", "max_lora_rank", "hf_token
 # The ranks of adapters that vLLM can make room for.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LOOKS_UP_EVERY_S = 0.05
+# Characters of a process's last words that go into the error of a row.
+_SAID = 300
 _ROWS_AT_ONCE = 500
 
 
@@ -118,7 +120,8 @@ def vllm_engine(
     seed end vLLM 0.32. adapter: the folder of a LoRA adapter. n_threads: of the processor (OMP_NUM_THREADS).
     in_flight: requests in the engine at once, by default twice as many as it works on at the same time, whatever the
     frame's height. by_prefix: asks equal beginnings one after the other, so that each is computed once.
-    restarts: how often, within one call, a process that died is begun again; only what was in it is asked anew.
+    restarts: how often, with no reply in between, a process that died is begun again; only what was in it is asked
+    anew, and what was in it at two of its ends is asked alone: a request that ends it alone too is a `server_error`.
     Each draw (`samples`) is a request with a seed of its own: it has a key of its own, and the same text alone as
     among others; the cache of prefixes saves its prompt.
     The model's name in keys and ledgers is that of the folder with a hash of its content (see `digest_of`).
@@ -213,7 +216,10 @@ class _Call:
     stop: Stop
     flying: dict[str, bytes] = field(default_factory=dict)
     waiting: tuple[str, str, str] | None = None
+    # Times that the process died since it last gave a reply; what was in it then; and what shall be asked alone.
     died: int = 0
+    suspected: set[str] = field(default_factory=set)
+    apart: dict[str, bytes] = field(default_factory=dict)
 
     def run(self) -> None:
         """Keeps the engine full, and records what it finishes, until nothing is left or nothing more is wanted."""
@@ -224,7 +230,7 @@ class _Call:
             while True:
                 if lines := self._next(caller, most):
                     engine.send(lines, life)
-                if not self.flying and (self.stop.is_set() or self.waiting is None):
+                if not self.flying and (self.stop.is_set() or (self.waiting is None and not self.apart)):
                     return
                 for told in _heard(mail):
                     if isinstance(told, dict):
@@ -232,12 +238,18 @@ class _Call:
                     elif told.life == life:
                         life = self._again(mail, caller)
         finally:
-            for key in self.flying:
+            for key in (*self.flying, *self.apart):
                 self.desk.release(key)
             engine.leave(caller)
 
     def _next(self, caller: int, most: int) -> bytes:
         """The lines of as many requests as there is room and leave for."""
+        if self.apart:
+            if self.flying or self.stop.is_set():
+                return b""
+            key, again = self.apart.popitem()
+            self.flying[key] = again
+            return again
         lines = []
         while len(self.flying) < most and not self.stop.is_set():
             row = self.waiting or next(self.rows, None)
@@ -263,10 +275,12 @@ class _Call:
         if key not in self.flying:
             return
         if "body" in told:
+            self.died = 0
             reply = read_completion(key, told["body"], latency_s=told["latency_s"], prices=FREE)
         else:
             reply = failed(key, told["kind"], told["said"])
         del self.flying[key]
+        self.suspected.discard(key)
         self.desk.record(reply)
         self.put(reply)
 
@@ -275,12 +289,19 @@ class _Call:
         self.died += 1
         if self.died > self.of.restarts:
             raise BackendError(
-                f"the process of {self.of!r} died {self.died} times in one run (out of memory?). Every reply that was "
-                "finished is recorded: run again, with a smaller max_model_len or in_flight. What it said last:\n"
-                f"{self.of.engine.last_words()}"
+                f"the process of {self.of!r} died {self.died} times without a reply (out of memory?). Every reply "
+                "that was finished is recorded: run again, with a smaller max_model_len or in_flight. What it said "
+                f"last:\n{self.of.engine.last_words()}"
             )
         if self.stop.is_set():
             raise BackendError(f"the process of {self.of!r} died while the run was being stopped.")
+        again = self.suspected & self.flying.keys()
+        if len(self.flying) == 1 and again:
+            said = "the process of vLLM died whenever this was in it, also when nothing else was: "
+            said += " ".join(self.of.engine.last_words()[-_SAID:].split())
+            self._settle({"key": again.pop(), "kind": "server_error", "said": said})
+        self.apart |= {key: self.flying.pop(key) for key in list(self.flying) if key in again}
+        self.suspected |= self.flying.keys()
         # As a text: a handler that keeps records must not keep the backend, and with it the process.
         _log.warning("the process of %s died: beginning it again for %d requests", repr(self.of), len(self.flying))
         _, life, _ = self.of.engine.enter(mail, caller=caller, given_up=self.stop.is_set)

@@ -227,9 +227,8 @@ def test_prompts_longer_than_a_step_do_not_end_the_engine(vllm_tiny: VllmEngine)
 # What is in the engine
 
 
-def test_a_frame_is_asked_a_bounded_number_at_a_time(tiny: Path, vllm_tiny: VllmEngine) -> None:
-    few = vllm_engine(tiny, **tiny_model.SETTINGS, in_flight=3)
-    object.__setattr__(few, "engine", vllm_tiny.engine)
+def test_a_frame_is_asked_a_bounded_number_at_a_time(vllm_tiny: VllmEngine) -> None:
+    few = sharing(vllm_tiny, in_flight=3)
     desk = Counting()
     replies = pl.concat(few.answer(asked(prompts(60), few), desk=desk))
     assert replies.height == desk.recorded == 60
@@ -303,6 +302,46 @@ def test_an_engine_that_is_killed_is_begun_again_and_only_what_was_in_it_is_aske
     assert done["completion"].to_list() == undisturbed["completion"].to_list()
     ledger = Ledger(tmp_path).frame()
     assert ledger.height == ledger["key"].n_unique() == 800  # what was recorded before is asked by neither life
+
+
+def lethal(monkeypatch: pytest.MonkeyPatch, backend: VllmEngine, poison: bytes) -> None:
+    """The engine is killed whenever it is sent this text."""
+    send = backend.engine.send
+
+    def sent(lines: bytes, life: int) -> None:
+        if poison in lines:
+            os.kill(backend.engine.pid or 0, signal.SIGKILL)
+        send(lines, life)
+
+    monkeypatch.setattr(backend.engine, "send", sent)
+
+
+def sharing(of: VllmEngine, **options: Any) -> VllmEngine:
+    """A backend with other options and the same process."""
+    other = vllm_engine(of.folder, **tiny_model.SETTINGS, **options)
+    object.__setattr__(other, "engine", of.engine)
+    return other
+
+
+def test_a_request_that_kills_the_engine_fails_alone(
+    vllm_tiny: VllmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lethal(monkeypatch, vllm_tiny, b"Count to 13.")
+    model = remembered(sharing(vllm_tiny, in_flight=8, restarts=2), ledger=Ledger(tmp_path))
+    done = generate_column(prompts(40), backend=model, max_tokens=4, temperature=1)
+    failed = done.filter(pl.col("completion_error").struct.field("kind") == "server_error")
+    assert failed["row_id"].to_list() == ["r13"]
+    assert "also when nothing else was" in failed["completion_error"][0]["message"]
+    assert done["completion"].null_count() == 1
+    assert Ledger(tmp_path).frame()["key"].n_unique() == 40
+    monkeypatch.undo()
+    assert set(kinds(generate_column(prompts(40), backend=model, max_tokens=4, temperature=1))) <= {None, "truncated"}
+
+
+def test_an_engine_that_dies_of_everything_ends_the_run(vllm_tiny: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lethal(monkeypatch, vllm_tiny, b"Count to")
+    with pytest.raises(BackendError, match="died 2 times without a reply"):
+        generate_column(prompts(8), backend=sharing(vllm_tiny, restarts=1), max_tokens=4, temperature=1)
 
 
 def test_an_adapter_changes_what_is_said_and_the_key_that_it_is_kept_under(
