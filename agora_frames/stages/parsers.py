@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,17 @@ import polars as pl
 
 from agora_frames.errors import BindError, did_you_mean, listed
 
-__all__ = ["between", "boxed", "code_block", "fenced_blocks", "json_object", "objects_in", "split_on", "tagged"]
+__all__ = [
+    "between",
+    "boxed",
+    "check_numbers",
+    "code_block",
+    "fenced_blocks",
+    "json_object",
+    "objects_in",
+    "split_on",
+    "tagged",
+]
 
 # What Python's `str.strip` takes away; Polars' own notion lacks U+001C to U+001F.
 WHITE = (
@@ -268,6 +279,7 @@ class _JsonObject:
         why = "there is no JSON object"
         for found, broken in objects_in(text):
             if all(key in found for key in self.keys):
+                check_numbers({key: found[key] for key in self.keys})
                 values = [v.strip() if isinstance(v := found[key], str) else v for key in self.keys]
                 return values[0] if len(values) == 1 else tuple(values)
             why = broken or self._lacks(found)
@@ -321,6 +333,19 @@ def _object_at(text: str, at: int) -> tuple[dict[str, Any], int, str]:
         raise ValueError("the JSON object is nested too deep") from None
 
 
+def check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a NaN or an infinity, which Python reads in a text, or makes of 1e999; JSON has neither."""
+    for name, value in fields.items():
+        inner = value if isinstance(value, list) else [value]
+        if any(isinstance(each, float) and not math.isfinite(each) for each in inner):
+            raise ValueError(f"{name!r} is {value!r:.60}, which is no number in JSON")
+        for each in inner:
+            if isinstance(each, Mapping):
+                check_numbers(each)
+            elif isinstance(each, list):
+                check_numbers({name: each})
+
+
 def _decoded(texts: pl.Series, dtype: pl.Struct) -> pl.Series:
     """The objects, null where the JSON is broken."""
     whole = texts
@@ -341,7 +366,7 @@ def json_object(*keys: str) -> _JsonObject:
     Code fences, prose before and after, braces in prose and in strings, an outer object that wraps it and
     plain line breaks in strings are no hindrance. Values keep their JSON types; texts are stripped, and may be
     empty if the object says so.
-    Unparsed: no whole object has all the keys.
+    Unparsed: no whole object has all the keys; a number is NaN, or beyond what a number can be.
 
     >>> json_object("instruction", "response")('Sure {x}: {"instruction": "What is {}?", "response": "A set."} Ok?')
     ('What is {}?', 'A set.')

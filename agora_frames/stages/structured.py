@@ -13,7 +13,7 @@ import polars as pl
 from agora_frames.errors import BindError, FrameError, listed
 from agora_frames.stages.json_schemas import Node, check_references, closed, dtype_of, is_strict, of_pandera
 from agora_frames.stages.parse import parse_column
-from agora_frames.stages.parsers import objects_in
+from agora_frames.stages.parsers import check_numbers, objects_in
 
 __all__ = ["Shape", "shape_of"]
 
@@ -46,6 +46,7 @@ class Shape:
         why = "there is no JSON object"
         for found, broken in objects_in(text):
             if not broken and all(name in found for name in self.required):
+                check_numbers(found)
                 values = self.judged(found)
                 return {name: _kept(values.get(name), dtype) for name, dtype in self.columns.items()}
             missing = listed([name for name in self.required if name not in found])

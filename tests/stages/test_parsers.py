@@ -290,6 +290,13 @@ def test_values_keep_their_json_types():
     assert json_object("n", "of", "no")('{"n": 1, "of": [1, 2.5], "no": null}') == (1, [1, 2.5], None)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", "[1, [NaN]]", '[{"b": 1e400}]'])
+def test_what_json_has_no_number_for_is_none(number):
+    with pytest.raises(ValueError, match=r"'[ab]' is .*, which is no number in JSON"):
+        json_object("a")(f'{{"a": {number}}}')
+    assert json_object("c")(f'{{"a": {number}, "c": 1}}') == 1
+
+
 def test_texts_are_stripped_and_may_be_empty():
     assert json_object("a", "b")('{"a": " x ", "b": ""}') == ("x", "")
 
