@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ INSTALL = "pip install 'agora-frames[vllm]'    (without a GPU: a build of vLLM f
 _TAIL = 3_000
 _LOOKS_UP_EVERY_S = 0.1
 _ENDS_WITHIN_S = 8.0
+_FREED_WITHIN_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _listen(life: _Life, source: IO[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], log: Path, owner: int) -> None:
-    """Asks the process to end, and then ends its whole group."""
+    """Asks the process to end, then ends its whole group, and waits until that is gone, and the GPU's memory free."""
     if os.getpid() != owner:  # a fork of the program that owns it
         return
     with contextlib.suppress(OSError, ValueError):
@@ -202,7 +204,23 @@ def _end(process: subprocess.Popen[bytes], log: Path, owner: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + _FREED_WITHIN_S
+    while _any_left(process.pid) and time.monotonic() < until:
+        time.sleep(0.02)
     log.unlink(missing_ok=True)
+
+
+def _any_left(group: int) -> bool:
+    """Whether a process of the group still runs, or a thread of one: the last one frees the memory of the GPU.
+
+    What has ended counts no more, though nobody asks about it: not every container has an init that does.
+    """
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and (state not in "ZX" or len(list((stat.parent / "task").iterdir())) > 1):
+                return True
+    return False
 
 
 def log_tail(log: Path) -> str:

@@ -57,12 +57,15 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         traceback.print_exc()
         _tell(sink, [{"failed": f"{type(exc).__name__}: {exc}"}])
         return
+    closing = threading.Event()
+    threading.Thread(target=_watch_core, args=(engine.core, closing), daemon=True).start()
     _tell(sink, [{"ready": engine.limits()}])
     try:
         engine.work(inbox, sink)
     except _Gone:
         pass
     finally:
+        closing.set()
         engine.close()
 
 
@@ -98,6 +101,16 @@ def watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOKS_UP_EVERY_S)
     _end_all()
+
+
+def _watch_core(core: Any, closing: threading.Event) -> None:
+    """Ends this process when the one is gone that vLLM computes in: it does so on a GPU, and where it was killed (out
+    of memory, say), vLLM 0.26 and 0.32 note it, and leave who waits for its next step waiting."""
+    resources = getattr(core, "resources", None)  # none where the engine lives in this very process
+    while resources is not None and not closing.wait(_LOOKS_UP_EVERY_S):
+        if resources.engine_dead and not closing.is_set():
+            print("The process of vLLM's engine is gone.", file=sys.stderr, flush=True)
+            _end_all()
 
 
 def _end_all() -> None:
@@ -141,6 +154,11 @@ class _Engine:
         from vllm.reasoning import ReasoningParserManager
 
         return ReasoningParserManager.get_reasoning_parser(name)(self.llm.get_tokenizer()), ChatCompletionRequest
+
+    @property
+    def core(self) -> Any:
+        """vLLM's own end of the process that computes, or what computes here."""
+        return self.llm.llm_engine.engine_core
 
     def limits(self) -> dict[str, Any]:
         """What was made of the settings that were left open."""
@@ -237,7 +255,7 @@ class _Engine:
 
     def close(self) -> None:
         """Frees the memory, that of other processes too."""
-        self.llm.llm_engine.engine_core.shutdown()
+        self.core.shutdown()
 
 
 def _closed(chat: dict[str, Any]) -> dict[str, Any]:

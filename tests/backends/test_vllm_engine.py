@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 import tiny_model
 
@@ -344,6 +345,33 @@ def test_an_engine_that_dies_of_everything_ends_the_run(vllm_tiny: VllmEngine, m
         generate_column(prompts(8), backend=sharing(vllm_tiny, restarts=1), max_tokens=4, temperature=1)
 
 
+def test_the_process_that_vllm_computes_in_is_missed_when_it_is_killed_and_gone_when_the_engine_is_closed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # as on a GPU
+    backend = vllm_engine(tiny, **tiny_model.SETTINGS)
+    killed: list[int] = []
+
+    def observer(finished: pl.DataFrame) -> None:
+        if not killed:
+            (core,) = (p for p in psutil.Process(backend.engine.pid).children() if "EngineCore" in p.name())
+            killed.append(core.pid)
+            core.kill()
+
+    model = remembered(backend, ledger=Ledger(tmp_path))
+    done = generate_column(
+        prompts(400), backend=model, observer=observer, max_tokens=40, temperature=1, extra={"ignore_eos": True}
+    )
+    assert set(kinds(done)) == {"truncated"}
+    assert Ledger(tmp_path).frame()["key"].n_unique() == 400
+    leader = backend.engine.pid
+    assert leader is not None
+    group = [leader, *(p.pid for p in psutil.Process(leader).children(recursive=True))]
+    assert len(group) > 1
+    backend.close()
+    assert not any(alive(pid) for pid in group)
+
+
 def test_an_adapter_changes_what_is_said_and_the_key_that_it_is_kept_under(
     tiny: Path, vllm_tiny: VllmEngine, tmp_path: Path
 ) -> None:
@@ -477,10 +505,11 @@ def test_on_a_gpu_an_engine_of_several_processes_leaves_none_behind(tiny: Path) 
     backend = vllm_engine(tiny, max_model_len=512, gpu_memory_utilization=0.3)
     generate_column(SOME, backend=backend, max_tokens=4)
     leader = backend.engine.pid
-    group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and os.getpgid(int(p.name)) == leader]
+    assert leader is not None
+    group = [leader, *(p.pid for p in psutil.Process(leader).children(recursive=True))]
     assert len(group) > 1
     backend.close()
-    assert all(gone(pid, within_s=15) for pid in group)
+    assert not any(alive(pid) for pid in group)
 
 
 @pytest.mark.gpu
