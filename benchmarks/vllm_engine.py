@@ -4,7 +4,8 @@
 
 Both engines run in a process of their own with the same arguments, and both are asked by a program that waits: ours by
 `generate_column` with a ledger, the other by one `LLM.chat` with the same conversations and seeds. They take turns,
-with other prompts each round, so that no cache of prefixes helps either. Then the cache is looked at: prompts that
+with other prompts each round, so that no cache of prefixes helps either; how many texts differ is counted (none on a
+processor; on a GPU the sums depend on what is computed together). Then the cache is looked at: prompts that
 share their beginnings in groups, shuffled, asked in the order of the frame and in that of their beginnings.
 """
 
@@ -174,6 +175,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     durable: list[tuple[float, float]] = []
     cpu: list[tuple[float, float]] = []
     waits: list[float] = []
+    differ: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         for n in range(options.rounds + 1):  # the first one warms up
             df = prompts(n, options.rows)
@@ -182,8 +184,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             their_cpu, begun = cpu_s(direct.process.pid) - begun, cpu_s(backend.engine.pid) + cpu_s(None)
             two, last, texts, waited = ours(backend, df, settings, Path(folder) / str(n))
             our_cpu = cpu_s(backend.engine.pid) + cpu_s(None) - begun
-            assert texts == theirs, "the same seeds gave other texts"
             if n:
+                differ.append(sum(text != other for text, other in zip(texts, theirs, strict=True)))
                 rounds.append((one, two))
                 durable.append((one, last))
                 cpu.append((their_cpu, our_cpu))
@@ -200,7 +202,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_until_the_last_reply_is_durable": compared(durable),
         "cpu_seconds": compared(cpu),
         "durable_after_s": {"median": statistics.median(waits), "most": max(waits)},
-        "same_texts": True,
+        "texts_that_differ": differ,
         "python": platform.python_version(),
     }
     object.__setattr__(backend, "in_flight", options.cached_in_flight)

@@ -187,6 +187,8 @@ def _start(backend: LlamaCpp) -> Any:
     params.n_parallel = backend.n_parallel
     params.n_ctx = backend.n_ctx * backend.n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = backend.n_threads
+    # Of prompts that are over it would keep 8 GiB, to go on with a chat: here each is asked once.
+    params.cache_ram_mib = 0
     params.verbosity = -1
     # The engine also listens on a loopback port; nobody else shall use it.
     params.api_keys = [secrets.token_hex(16)]

@@ -123,7 +123,8 @@ def vllm_engine(
     restarts: how often, with no reply in between, a process that died is begun again; only what was in it is asked
     anew, and what was in it at two of its ends is asked alone: a request that ends it alone too is a `server_error`.
     Each draw (`samples`) is a request with a seed of its own: it has a key of its own, and the same text alone as
-    among others; the cache of prefixes saves its prompt.
+    among others (on a GPU only mostly: its sums depend on what is computed together); the cache of prefixes saves its
+    prompt.
     The model's name in keys and ledgers is that of the folder with a hash of its content (see `digest_of`).
     Raises: UnknownModelError when there is no such model; BindError for values of a wrong type; at the first request,
     MissingExtraError without vLLM, and BackendError with vLLM's last words when it cannot start.

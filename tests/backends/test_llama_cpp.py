@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandera.polars as pa
 import polars as pl
+import psutil
 import pydantic
 import pytest
 
@@ -60,6 +61,19 @@ def test_the_same_seed_gives_the_same_text_alone_or_among_others_in_any_order(sm
     alone = pl.concat([stage(ASKED[n]) for n in (2, 0, 1)])
     assert alone.sort("row_id", "sample")["completion"].to_list() == whole["completion"].to_list()
     assert whole["completion"].n_unique() > 3
+
+
+@real
+@pytest.mark.slow
+def test_the_engine_keeps_nothing_of_the_prompts_that_are_over(smol: LlamaCpp) -> None:
+    def held(begin: int) -> int:
+        texts = [f"{n} " + "long ago and far away " * 40 for n in range(begin, begin + 4)]
+        df = pl.DataFrame({"row_id": [str(n) for n in range(begin, begin + 4)], "prompt": texts})
+        assert kinds(generate_column(df, backend=smol, max_tokens=1, temperature=0)) == ["truncated"] * 4
+        return psutil.Process().memory_info().rss
+
+    first = held(0)
+    assert held(4) - first < 10 << 20  # of which each prompt would take 5 MB
 
 
 @real
