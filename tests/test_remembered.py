@@ -473,7 +473,6 @@ def test_a_stream_that_is_left_half_read_does_not_keep_the_process_from_ending(t
             from agora_frames.ledger import Ledger
             from agora_frames.remembered import remembered
             from agora_frames.stages.requests import build_requests
-from agora_frames.types import Desk
             model = openai_chat("tiny", base_url=sys.argv[2], api_key="secret", concurrency=2)
             backend = remembered(model, ledger=Ledger(Path(sys.argv[1])))
             df = pl.DataFrame({"row_id": ["r0", "r1"], "prompt": ["p0", "p1"]})

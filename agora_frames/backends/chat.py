@@ -170,7 +170,8 @@ def frame_of(replies: list[Reply]) -> pl.DataFrame:
 def rows_of(requests: pl.DataFrame) -> Iterator[tuple[str, str, str]]:
     """Key, messages and sampling of each request, a few at a time: the texts of all are not there twice.
 
-    Those that were given are let go, so that their memory is free where the caller lets go of them too.
+    What has been given is let go. Where the caller holds the frame no more, each of its chunks is free when its last
+    request has been given; a frame of requests has one for each thousand.
     """
     parts = list(requests.select("key", "messages", "sampling").iter_slices(_ROWS_AT_ONCE))
     parts.reverse()

@@ -47,9 +47,10 @@ class Scripted:
     def answer(self, requests: pl.DataFrame, *, desk: Desk) -> Iterator[pl.DataFrame]:
         """See `types.DeskBackend`. Replies are recorded one by one, and gathered for the frames."""
         gathered: list[Reply] = []
-        begun = time.monotonic()
+        begun, rows = time.monotonic(), rows_of(requests)
+        del requests  # each is let go when it has been answered
         try:
-            for key, messages, sampling in rows_of(requests):
+            for key, messages, sampling in rows:
                 gathered += self._replies(key, messages, sampling, desk)
                 if len(gathered) >= _ROWS_AT_ONCE or time.monotonic() - begun > GATHERED_S:
                     yield frame_of(gathered)

@@ -38,6 +38,7 @@ _OURS = ("model", "served_model_name", "enable_lora", "max_lora_rank", "hf_token
 # The ranks of adapters that vLLM can make room for.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LOOKS_UP_EVERY_S = 0.05
+_REMEDY = "out of memory? a smaller max_model_len or in_flight takes less"
 # Characters of a process's last words that go into the error of a row.
 _SAID = 300
 _ROWS_AT_ONCE = 500
@@ -120,8 +121,10 @@ def vllm_engine(
     seed end vLLM 0.32. adapter: the folder of a LoRA adapter. n_threads: of the processor (OMP_NUM_THREADS).
     in_flight: requests in the engine at once, by default twice as many as it works on at the same time, whatever the
     frame's height. by_prefix: asks equal beginnings one after the other, so that each is computed once.
-    restarts: how often, with no reply in between, a process that died is begun again; only what was in it is asked
-    anew, and what was in it at two of its ends is asked alone: a request that ends it alone too is a `server_error`.
+    restarts: how often, with no reply in between, a process that died is begun again, with fewer requests in it at
+    once; only what was in it is asked anew. What was in it at two of its ends is asked alone, and a request that ends
+    it alone too is a `server_error`; after more of these in a row the run ends as well. (None is found with less than
+    two restarts, nor while several calls ask one engine.)
     Each draw (`samples`) is a request with a seed of its own: it has a key of its own, and the same text alone as
     among others (on a GPU only mostly: its sums depend on what is computed together); the cache of prefixes saves its
     prompt.
@@ -217,19 +220,22 @@ class _Call:
     stop: Stop
     flying: dict[str, bytes] = field(default_factory=dict)
     waiting: tuple[str, str, str] | None = None
-    # Times that the process died since it last gave a reply; what was in it then; and what shall be asked alone.
+    # Times that the process died, and that a request was found to be why, since it last gave a reply; what was in it
+    # when it died; and what shall be asked alone.
     died: int = 0
+    blamed: int = 0
     suspected: set[str] = field(default_factory=set)
     apart: dict[str, bytes] = field(default_factory=dict)
+    most: int = 1
 
     def run(self) -> None:
         """Keeps the engine full, and records what it finishes, until nothing is left or nothing more is wanted."""
         engine, mail = self.of.engine, Mail()
         caller, life, limits = engine.enter(mail, given_up=self.stop.is_set)
-        most = self.of.in_flight or 2 * limits["at_once"]
+        self.most = self.of.in_flight or 2 * limits["at_once"]
         try:
             while True:
-                if lines := self._next(caller, most):
+                if lines := self._next(caller):
                     engine.send(lines, life)
                 if not self.flying and (self.stop.is_set() or (self.waiting is None and not self.apart)):
                     return
@@ -237,13 +243,13 @@ class _Call:
                     if isinstance(told, dict):
                         self._settle(told)
                     elif told.life == life:
-                        life = self._again(mail, caller)
+                        life = self._again(told, mail, caller)
         finally:
             for key in (*self.flying, *self.apart):
                 self.desk.release(key)
             engine.leave(caller)
 
-    def _next(self, caller: int, most: int) -> bytes:
+    def _next(self, caller: int) -> bytes:
         """The lines of as many requests as there is room and leave for."""
         if self.apart:
             if self.flying or self.stop.is_set():
@@ -252,7 +258,7 @@ class _Call:
             self.flying[key] = again
             return again
         lines = []
-        while len(self.flying) < most and not self.stop.is_set():
+        while len(self.flying) < self.most and not self.stop.is_set():
             row = self.waiting or next(self.rows, None)
             self.waiting = row
             if row is None:
@@ -276,7 +282,7 @@ class _Call:
         if key not in self.flying:
             return
         if "body" in told:
-            self.died = 0
+            self.died = self.blamed = 0
             reply = read_completion(key, told["body"], latency_s=told["latency_s"], prices=FREE)
         else:
             reply = failed(key, told["kind"], told["said"])
@@ -285,29 +291,40 @@ class _Call:
         self.desk.record(reply)
         self.put(reply)
 
-    def _again(self, mail: Mail, caller: int) -> int:
+    def _again(self, end: Died, mail: Mail, caller: int) -> int:
         """The process is gone: asks another one for what was in it; gives the number of its life."""
-        self.died += 1
-        if self.died > self.of.restarts:
-            raise BackendError(
-                f"the process of {self.of!r} died {self.died} times without a reply (out of memory?). Every reply "
-                "that was finished is recorded: run again, with a smaller max_model_len or in_flight. What it said "
-                f"last:\n{self.of.engine.last_words()}"
-            )
         if self.stop.is_set():
             raise BackendError(f"the process of {self.of!r} died while the run was being stopped.")
         again = self.suspected & self.flying.keys()
-        if len(self.flying) == 1 and again:
-            said = "the process of vLLM died whenever this was in it, also when nothing else was: "
-            said += " ".join(self.of.engine.last_words()[-_SAID:].split())
-            self._settle({"key": again.pop(), "kind": "server_error", "said": said})
+        if again and end.alone and len(self.flying) == 1:
+            self._blame(again.pop())
+        else:
+            self.died += 1
+            self.most = max(1, self.most // 2) if len(self.flying) > 1 else self.most
+        if max(self.died, self.blamed) > self.of.restarts:
+            raise BackendError(
+                f"the process of {self.of!r} died {self.died + self.blamed} times without a reply ({_REMEDY}). Every "
+                "reply that was finished is recorded: run again. What it said last:\n"
+                f"{self.of.engine.last_words()}"
+            )
         self.apart |= {key: self.flying.pop(key) for key in list(self.flying) if key in again}
         self.suspected |= self.flying.keys()
+        self.waiting = self.waiting or next(self.rows, None)
+        if not (self.flying or self.apart or self.waiting):
+            return end.life  # nothing is left to be asked
         # As a text: a handler that keeps records must not keep the backend, and with it the process.
-        _log.warning("the process of %s died: beginning it again for %d requests", repr(self.of), len(self.flying))
+        left = len(self.flying) + len(self.apart)
+        _log.warning("the process of %s died (%s): beginning it again for %d requests", repr(self.of), _REMEDY, left)
         _, life, _ = self.of.engine.enter(mail, caller=caller, given_up=self.stop.is_set)
         self.of.engine.send(b"".join(self.flying.values()), life)
         return life
+
+    def _blame(self, key: str) -> None:
+        """What ended the process twice, the second time with nothing else in it, is a failure of its row."""
+        said = " ".join(self.of.engine.last_words()[-_SAID:].split())
+        said = f"the process of vLLM died whenever this was in it, also when nothing else was: {said}"
+        self._settle({"key": key, "kind": "server_error", "said": said})
+        self.blamed, self.died = self.blamed + 1, 0
 
 
 def _heard(mail: Mail) -> Iterator[dict[str, Any] | Died]:

@@ -34,9 +34,10 @@ _FREED_WITHIN_S = 15.0
 
 @dataclass(frozen=True)
 class Died:
-    """The process is gone; `life` is the number of its start."""
+    """The process is gone; `life` is the number of its start, `alone` whether one caller asked it then."""
 
     life: int
+    alone: bool
 
 
 # What one caller is told: a reply of the worker (see `vllm_worker`), or the end of the process.
@@ -189,11 +190,11 @@ def _listen(life: _Life, source: IO[bytes]) -> None:
         life.ended = True
         callers = list(life.callers.values())
     for mail in callers:
-        mail.put(Died(life.number))
+        mail.put(Died(life.number, alone=len(callers) == 1))
 
 
 def _end(process: subprocess.Popen[bytes], log: Path, owner: int) -> None:
-    """Asks the process to end, then ends its whole group, and waits until that is gone, and the GPU's memory free."""
+    """Asks the process to end, then ends its whole group, and waits a while until that is gone, with what it held."""
     if os.getpid() != owner:  # a fork of the program that owns it
         return
     with contextlib.suppress(OSError, ValueError):
@@ -217,8 +218,8 @@ def _any_left(group: int) -> bool:
     """
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and (state not in "ZX" or len(list((stat.parent / "task").iterdir())) > 1):
+            state, _, its_group = stat.read_bytes().rpartition(b")")[2].split()[:3]
+            if int(its_group) == group and (state not in b"ZX" or len(list((stat.parent / "task").iterdir())) > 1):
                 return True
     return False
 

@@ -334,11 +334,11 @@ def _object_at(text: str, at: int) -> tuple[dict[str, Any], int, str]:
 
 
 def check_numbers(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError for a NaN or an infinity, which Python reads in a text, or makes of 1e999; JSON has neither."""
+    """Raises ValueError for a NaN or an infinity, which JSON has not, but Python reads, or makes of 1e999."""
     for name, value in fields.items():
         inner = value if isinstance(value, list) else [value]
         if any(isinstance(each, float) and not math.isfinite(each) for each in inner):
-            raise ValueError(f"{name!r} is {value!r:.60}, which is no number in JSON")
+            raise ValueError(f"{name!r} is {value!r:.60}, which is no finite number")
         for each in inner:
             if isinstance(each, Mapping):
                 check_numbers(each)
@@ -366,7 +366,7 @@ def json_object(*keys: str) -> _JsonObject:
     Code fences, prose before and after, braces in prose and in strings, an outer object that wraps it and
     plain line breaks in strings are no hindrance. Values keep their JSON types; texts are stripped, and may be
     empty if the object says so.
-    Unparsed: no whole object has all the keys; a number is NaN, or beyond what a number can be.
+    Unparsed: no whole object has all the keys; a number is NaN, infinite or beyond 1.8e308.
 
     >>> json_object("instruction", "response")('Sure {x}: {"instruction": "What is {}?", "response": "A set."} Ok?')
     ('What is {}?', 'A set.')

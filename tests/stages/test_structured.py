@@ -219,11 +219,11 @@ def test_a_number_that_the_column_cannot_hold_is_no_reply(age: int) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e400"])
-def test_what_json_has_no_number_for_is_no_reply(number: str) -> None:
+def test_a_number_that_is_not_finite_is_no_reply(number: str) -> None:
     schema = {"type": "object", "properties": {"share": {"type": "number"}}}
     done = replied(f'{{"share": {number}}}', schema=schema)
     assert done["share"].to_list() == [None]
-    assert "no number in JSON" in (why(done)[0] or "")
+    assert "no finite number" in (why(done)[0] or "")
 
 
 def test_a_pandera_schema_is_as_good_as_a_model() -> None:
