@@ -121,13 +121,11 @@ def vllm_engine(
     seed end vLLM 0.32. adapter: the folder of a LoRA adapter. n_threads: of the processor (OMP_NUM_THREADS).
     in_flight: requests in the engine at once, by default twice as many as it works on at the same time, whatever the
     frame's height. by_prefix: asks equal beginnings one after the other, so that each is computed once.
-    restarts: how often, with no reply in between, a process that died is begun again, with fewer requests in it at
-    once; only what was in it is asked anew. What was in it at two of its ends is asked alone, and a request that ends
-    it alone too is a `server_error`; after more of these in a row the run ends as well. (None is found with less than
-    two restarts, nor while several calls ask one engine.)
-    Each draw (`samples`) is a request with a seed of its own: it has a key of its own, and the same text alone as
-    among others (on a GPU only mostly: its sums depend on what is computed together); the cache of prefixes saves its
-    prompt.
+    restarts: how often, with no reply in between, a process that died is begun again, for fewer requests at once; only
+    what was in it is asked anew. A request at whose asking it died twice, the second time with nothing else in it, is a
+    `server_error` (not where restarts < 2, nor while several calls ask one engine).
+    Each draw (`samples`) is a request with a seed and a key of its own, and has the same text alone as among others
+    (on a GPU only mostly: its sums depend on what is computed together); the cache of prefixes saves its prompt.
     The model's name in keys and ledgers is that of the folder with a hash of its content (see `digest_of`).
     Raises: UnknownModelError when there is no such model; BindError for values of a wrong type; at the first request,
     MissingExtraError without vLLM, and BackendError with vLLM's last words when it cannot start.
