@@ -343,7 +343,7 @@ def double(x):
             text = ctypes.string_at(id(o), 4096)
         except Exception:
             continue
-        found += text.count(b"EXPECTED" + b"_HERE")
+        found += len(re.findall(b"EXPECTED[_]HERE", text))  # a pattern that does not find itself in the memory
     print("found", found)
     return 5
 """
