@@ -252,9 +252,9 @@ class _Call:
         if self.apart:
             if self.flying or self.stop.is_set():
                 return b""
-            key, again = self.apart.popitem()
-            self.flying[key] = again
-            return again
+            key, line = self.apart.popitem()
+            self.flying[key] = line
+            return line
         lines = []
         while len(self.flying) < self.most and not self.stop.is_set():
             row = self.waiting or next(self.rows, None)
@@ -270,9 +270,9 @@ class _Call:
             if leave is None:
                 self.put(over_budget(key))
                 continue
-            line = f'{{"call":{caller},"key":{json.dumps(key)},"messages":{messages},"sampling":{sampling}}}\n'
-            self.flying[key] = line.encode()
-            lines.append(self.flying[key])
+            line = f'{{"call":{caller},"key":{json.dumps(key)},"messages":{messages},"sampling":{sampling}}}\n'.encode()
+            self.flying[key] = line
+            lines.append(line)
         return b"".join(lines)
 
     def _settle(self, told: dict[str, Any]) -> None:

@@ -333,17 +333,16 @@ def _object_at(text: str, at: int) -> tuple[dict[str, Any], int, str]:
         raise ValueError("the JSON object is nested too deep") from None
 
 
-def check_numbers(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError for a NaN or an infinity, which JSON has not, but Python reads, or makes of 1e999."""
-    for name, value in fields.items():
-        inner = value if isinstance(value, list) else [value]
-        if any(isinstance(each, float) and not math.isfinite(each) for each in inner):
-            raise ValueError(f"{name!r} is {value!r:.60}, which is no finite number")
-        for each in inner:
-            if isinstance(each, Mapping):
-                check_numbers(each)
-            elif isinstance(each, list):
-                check_numbers({name: each})
+def check_numbers(value: Any, name: str = "") -> None:
+    """Raises ValueError for a NaN or an infinity in it, which JSON has not, but Python reads, or makes of 1e999."""
+    if isinstance(value, Mapping):
+        for field, inner in value.items():
+            check_numbers(inner, field)
+    elif isinstance(value, list):
+        for inner in value:
+            check_numbers(inner, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name!r} holds {value}, which is no finite number")
 
 
 def _decoded(texts: pl.Series, dtype: pl.Struct) -> pl.Series:

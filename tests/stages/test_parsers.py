@@ -292,7 +292,7 @@ def test_values_keep_their_json_types():
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", "[1, [NaN]]", '[{"b": 1e400}]'])
 def test_a_number_that_is_not_finite_is_none(number):
-    with pytest.raises(ValueError, match=r"'[ab]' is .*, which is no finite number"):
+    with pytest.raises(ValueError, match=r"'[ab]' holds (nan|-?inf), which is no finite number"):
         json_object("a")(f'{{"a": {number}}}')
     assert json_object("c")(f'{{"a": {number}, "c": 1}}') == 1
 
