@@ -59,8 +59,10 @@ async def poster(url: str, *, api_key: str, timeout_s: float) -> AsyncIterator[P
 
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     whole, connecting = (timedelta(seconds=s) for s in (timeout_s, min(timeout_s, _CONNECTS_WITHIN_S)))
-    # As many connections as there are requests in flight, which is bounded elsewhere.
-    builder = ClientBuilder().default_headers(headers).timeout(whole).connect_timeout(connecting)
+    # As many connections as there are requests in flight, which is bounded elsewhere. Where one thread does it all,
+    # each reply that waits for the interpreter keeps the others waiting, and the requests that are to be sent.
+    builder = ClientBuilder().runtime_multithreaded(True)
+    builder = builder.default_headers(headers).timeout(whole).connect_timeout(connecting)
 
     async with builder.build() as client:
 

@@ -510,10 +510,12 @@ def gone(pid: int, *, within_s: float) -> bool:
 
 # On a GPU
 
+ON_GPU: dict[str, Any] = {"max_model_len": 512, "gpu_memory_utilization": 0.3}
+
 
 @pytest.mark.gpu
 def test_on_a_gpu_replies_come_and_a_seed_gives_the_same_text(tiny: Path) -> None:
-    backend = vllm_engine(tiny, max_model_len=512, gpu_memory_utilization=0.3)
+    backend = vllm_engine(tiny, **ON_GPU)  # compiled, and with CUDA graphs, which takes a minute
     stage = generate_column(backend=backend, max_tokens=16, temperature=1, samples=2)
     first, again = stage(prompts(50)), stage(prompts(50))
     backend.close()
@@ -523,7 +525,7 @@ def test_on_a_gpu_replies_come_and_a_seed_gives_the_same_text(tiny: Path) -> Non
 
 @pytest.mark.gpu
 def test_on_a_gpu_an_engine_of_several_processes_leaves_none_behind(tiny: Path) -> None:
-    backend = vllm_engine(tiny, max_model_len=512, gpu_memory_utilization=0.3)
+    backend = vllm_engine(tiny, **ON_GPU, engine_args={"enforce_eager": True})
     generate_column(SOME, backend=backend, max_tokens=4)
     leader = backend.engine.pid
     assert leader is not None
@@ -538,7 +540,7 @@ def test_on_a_gpu_the_memory_is_free_after_the_end(tiny: Path) -> None:
     import torch
 
     before = torch.cuda.mem_get_info()[0]
-    backend = vllm_engine(tiny, max_model_len=512, gpu_memory_utilization=0.3)
+    backend = vllm_engine(tiny, **ON_GPU, engine_args={"enforce_eager": True})
     generate_column(SOME, backend=backend, max_tokens=4)
     assert torch.cuda.mem_get_info()[0] < before
     backend.close()
