@@ -6,9 +6,11 @@ import argparse
 from typing import Literal
 
 import polars as pl
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from agora_frames.display import frame_table
 from agora_frames.errors import BindError, FrameError, did_you_mean, listed
 from agora_frames.io import read_frame, write_frame
 from agora_frames.pgr import pgr
@@ -68,7 +70,8 @@ def _pgr(args: argparse.Namespace) -> None:
             "--scores … --label role=student --label generator=…"
         )
     out = Console(highlight=False)
-    out.print(frame_table(_shown(made.filter(pl.col("scope").is_in(scopes)), labels), title=_title(made), whole=True))
+    out.print(_title(made), style="bold", soft_wrap=True)
+    out.print(_table(made, labels, scopes))
     for kind, message in made["pgr_error"].drop_nulls().unique(maintain_order=True).struct.unnest().iter_rows():
         out.print(f"{kind.replace('_', ' ')}: {message}", markup=False, soft_wrap=True)
     out.print(_note(made, combine, args.level), style="dim", soft_wrap=True)
@@ -87,12 +90,43 @@ def _must(option: str, given: str, possible: tuple[str, ...]) -> None:
         raise BindError(f"{option} knows no {given!r}{near} Possible are: {listed(possible)}.")
 
 
-def _shown(made: pl.DataFrame, labels: list[str]) -> pl.DataFrame:
-    """What a person reads of it: figures with one digit, and columns that say something."""
+def _table(made: pl.DataFrame, labels: list[str], scopes: list[str]) -> Table:
+    """What a person reads of it: a line for each row of these scopes, parts below the whole that they are of."""
+    paths = [_path(row, labels) for row in made.iter_rows(named=True)]
+    begun: dict[tuple[str, ...], int] = {}
+    for path in paths:
+        for depth in range(1, len(path) + 1):
+            begun.setdefault(path[:depth], len(begun))
+    order = sorted(range(len(paths)), key=lambda n: [begun[paths[n][: d + 1]] for d in range(len(paths[n]))])
+    shown = [place for place in order if made["scope"][place] in scopes]
+    figures = _figures(made[shown])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # so that eighty columns hold it
+    table.add_column(escape(", ".join(labels)), overflow="fold")
+    for name, dtype in figures.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for place, row in zip(shown, figures.iter_rows(), strict=True):
+        cells = ("" if value is None else escape(str(value)) for value in row)
+        table.add_row(escape(_indented(paths[place], scopes)), *cells)
+    return table
+
+
+def _path(row: dict[str, object], labels: list[str]) -> tuple[str, ...]:
+    """From the student down to what the row is of; a step that has no name is empty."""
+    student = ", ".join(str(row[label]) for label in labels if row[label] is not None)
+    return student, *(str(row[scope] or "") for scope in _SCOPES[1 : _SCOPES.index(str(row["scope"])) + 1])
+
+
+def _indented(path: tuple[str, ...], scopes: list[str]) -> str:
+    """The names since the last whole that has a line of its own, indented once for each that has."""
+    above = [depth for depth, name in enumerate(path[:-1]) if name and _SCOPES[depth] in scopes]
+    return "  " * len(above) + " / ".join(filter(None, path[above[-1] + 1 if above else 0 :]))
+
+
+def _figures(made: pl.DataFrame) -> pl.DataFrame:
+    """With one digit, and only the columns that say something."""
     ends = pl.format("{} to {}", pl.col("low").round(1), pl.col("high").round(1))
     flags, kind = pl.col("flags").list.join(", ").replace("", None), pl.col("pgr_error").struct.field("kind")
     table = made.select(
-        *(pl.col(name).fill_null("") for name in (*labels, "method", "domain", "benchmark")),
         pl.col("pgr").round(1).alias("PGR %"),
         pl.when(pl.col("low").is_not_null()).then(ends).alias("interval"),
         pl.col("se").round(1).alias("± se"),

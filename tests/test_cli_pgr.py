@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,29 +47,39 @@ def items() -> pl.DataFrame:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *args: str) -> list[list[str]]:
-    """The cells of the rows of the table."""
+    """The cells of the rows of the table, without those that are empty; the first one as it is indented."""
     assert main(["pgr", *args]) == 0
-    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("│")]
-    return [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    after = lines[next(n for n, line in enumerate(lines) if line.endswith("───")) + 1 :]
+    return [re.split(r"(?<=\S) {2,}", line[1:]) for line in itertools.takewhile(bool, after)]
 
 
-def test_the_table_goes_from_the_whole_to_its_parts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_below_each_whole_are_its_parts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points(method="m").write_parquet("scores.parquet")
     assert printed(capsys, "scores.parquet") == [
-        ["G", "", "", "", "75.0", "", "", ""],
-        ["G", "m", "", "", "75.0", "", "", ""],
-        ["G", "m", "math", "", "75.0", "", "", ""],
-        ["G", "m", "math", "gsm8k", "50.0", "20.0", "40.0", "60.0"],
-        ["G", "m", "math", "math", "100.0", "10.0", "20.0", "20.0"],
+        ["G", "75.0"],
+        ["  m", "75.0"],
+        ["    math", "75.0"],
+        ["      gsm8k", "50.0", "20.0", "40.0", "60.0"],
+        ["      math", "100.0", "10.0", "20.0", "20.0"],
     ]
 
 
-def test_the_scopes_are_those_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_scopes_are_those_asked_for_and_what_has_no_line_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     points(method="m").write_csv("scores.csv")
-    assert printed(capsys, "scores.csv", "--by", "method,domain") == [
-        ["G", "m", "", "75.0"],
-        ["G", "m", "math", "75.0"],
-    ]
+    assert printed(capsys, "scores.csv", "--by", "method,domain") == [["G / m", "75.0"], ["  math", "75.0"]]
+
+
+def test_the_table_fits_into_eighty_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = pl.col("generator").replace("G", "gpt-4o-mini-2024-07-18")
+    items().with_columns(names, method=pl.lit("quality_enhancement")).write_parquet("scores.parquet")
+    rows = printed(capsys, "scores.parquet", "--bootstrap", "100")
+    assert [row[0] for row in rows] == ["gpt-4o-mini-2024-07-18", "  quality_enhancement", "    math", "      gsm8k"]
 
 
 def test_a_domain_is_combined_as_asked_for_and_the_table_says_how(

@@ -396,7 +396,7 @@ def test_hostile_code_fails_and_the_next_program_is_none_the_worse(name: str, is
     code, expected = HOSTILE[name]
     code = f"import os; print(os.getcwd(), flush=True)\n{code}"
     programs = pl.DataFrame({"code": [code, GOOD], "tests": [TESTS] * 2})
-    limits = {"timeout_s": 4, "memory_mb": 256, "processes": 8, "workers": 1, "allow_unsafe_code": True}
+    limits = {"timeout_s": 4, "wall_s": 8, "memory_mb": 256, "processes": 8, "workers": 1, "allow_unsafe_code": True}
     done = run_python(programs, isolated=isolated, **limits)
     assert done["status"][0] in expected, done.row(0)
     assert done["status"][1] == "passed", done.row(1)
