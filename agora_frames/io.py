@@ -43,7 +43,8 @@ def read_frame(url: Url, *, format: Format | None = None) -> pl.DataFrame:
     `.parquet`, `.jsonl` or `.ndjson` (an object per line), `.json` (an array of objects), `.csv`, each text also
     with `.gz`; no suffix means the folder that `Dataset.save_to_disk` writes.
     Types are inferred over all rows: a key first seen in the last line is a column, whole numbers and fractions
-    are Float64, numbers and texts are texts. CSV has no types of its own: what looks like a number is read as one.
+    are Float64, texts beside anything else make texts of all (of lists and objects, their JSON). CSV has no types of
+    its own: what looks like a number is read as one.
     Raises: ReadError when the content is malformed (it names the line) or of no known format; StorageError when
     nothing is there, or it cannot be reached.
 

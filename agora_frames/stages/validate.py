@@ -127,18 +127,22 @@ def _schema_errors(df: pl.DataFrame, rules: pa.DataFrameSchema) -> list[Any]:
     from pandera.config import ValidationDepth, config_context
     from pandera.errors import SchemaErrors
 
+    judged = df
     # Pandera turns whole rows that fail into JSON: without the columns it needs, that is slow, and breaks on bytes.
     if not rules.strict and rules.dtype is None and not any(column.regex for column in rules.columns.values()):
-        df = df.select([name for name in df.columns if name in rules.columns])
+        judged = df.select([name for name in df.columns if name in rules.columns])
     # A column of nothing but nulls has no type of its own: it may stand for any.
-    untyped = {n: c.dtype.type for n, c in rules.columns.items() if c.dtype and df.schema.get(n) == pl.Null}
+    untyped = {n: c.dtype.type for n, c in rules.columns.items() if c.dtype and judged.schema.get(n) == pl.Null}
     try:
         # Whatever the environment says, a validation that was asked for is done.
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
-            rules.validate(df.cast(untyped), lazy=True)
+            rules.validate(judged.cast(untyped), lazy=True)
     except SchemaErrors as exc:
         return exc.schema_errors
     except Exception as exc:
+        # Pandera casts before it looks for what is missing, so the first word of that is Polars'.
+        if lacks := [n for n, c in rules.columns.items() if c.required and not c.regex and n not in df.columns]:
+            raise FrameError(_told_of(_lacking(lacks, df), df, rules)) from exc
         raise FrameError(
             f"validate() could not run the schema {rules.name!r}: {type(exc).__name__}: {exc}. "
             "Each check must give one Boolean for each row."
@@ -159,7 +163,7 @@ def _told(errors: Iterable[Any], df: pl.DataFrame, rules: pa.DataFrameSchema) ->
             name, found = found.columns[0], listed(found.to_series(), most=3)
         match error.reason_code.name:
             case "COLUMN_NOT_IN_DATAFRAME":
-                lacks.append(f"the frame has no column {found!r}{did_you_mean(found, df.columns)}")
+                lacks += _lacking([found], df)
             case "WRONG_DATATYPE":
                 lacks.append(f"the column {name!r} is {found}, not {error.schema.dtype}")
             case "DATATYPE_COERCION":
@@ -172,8 +176,16 @@ def _told(errors: Iterable[Any], df: pl.DataFrame, rules: pa.DataFrameSchema) ->
                 )
             case _:
                 others.append(f"{_name(error.check)!r} could not be done: {found}")
+    return _told_of(lacks or others, df, rules)
+
+
+def _lacking(names: list[str], df: pl.DataFrame) -> list[str]:
+    return [f"the frame has no column {name!r}{did_you_mean(name, df.columns)}" for name in names]
+
+
+def _told_of(wrong: list[str], df: pl.DataFrame, rules: pa.DataFrameSchema) -> str:
     return (
-        f"validate() cannot judge this frame by the schema {rules.name!r}: {'; '.join(lacks or others)}. "
+        f"validate() cannot judge this frame by the schema {rules.name!r}: {'; '.join(wrong)}. "
         f"The frame has: {listed(df.columns) or 'no columns'}. A check sees the columns that its schema declares."
     )
 

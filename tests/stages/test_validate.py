@@ -202,6 +202,11 @@ def test_checks_that_crash_because_of_a_wrong_type_are_not_told():
     assert "is_short" not in str(caught.value)
 
 
+def test_a_column_that_is_missing_is_named_where_the_schema_coerces():
+    with pytest.raises(FrameError, match=r"no column 'text'; did you mean 'texts'\?.*The frame has: 'row_id', 'texts'"):
+        validate(pl.DataFrame({"row_id": ["a"], "texts": ["1"]}), schema=column(dtype=pl.Int64, coerce=True))
+
+
 def test_a_value_that_cannot_be_coerced_is_shown():
     with pytest.raises(FrameError, match="'foo'"):
         validate(pl.DataFrame({"text": ["1", "foo"]}), schema=column(dtype=pl.Int64, coerce=True))
