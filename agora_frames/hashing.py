@@ -7,6 +7,7 @@ Equal content gives equal hashes in any process, on any machine and in any versi
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ import xxhash
 
 from agora_frames.errors import FingerprintError
 
-__all__ = ["drawn", "frame_hash", "hash_bytes", "row_hashes", "seed_of"]
+__all__ = ["drawn", "frame_hash", "hash_bytes", "row_hashes", "seed_of", "texts"]
 
 # So few that their JSON stays in the processor's cache; how many does not change a hash.
 _ROWS_AT_ONCE = 2_000
@@ -45,13 +46,19 @@ def frame_hash(df: pl.DataFrame) -> str:
     return hash_bytes(schema.encode(), str(df.height).encode(), _json_lines(df))
 
 
-def row_hashes(df: pl.DataFrame) -> list[str]:
+def row_hashes(df: pl.DataFrame) -> pl.Series:
     """32 hex digits of each row's content: names and values of its columns, whatever their order."""
     if not df.width:
-        return [hash_bytes(b"{}")] * df.height
-    parts = df.select(sorted(df.columns)).iter_slices(_ROWS_AT_ONCE)
-    lines = (line for part in parts for line in _json_lines(part).split(b"\n")[: part.height])
-    return [xxhash.xxh3_128_hexdigest(line) for line in lines]
+        return pl.repeat(hash_bytes(b"{}"), df.height, eager=True)
+    parts = df.select(sorted(df.columns)).iter_slices(_ROWS_AT_ONCE) if df.height else ()
+    return texts(
+        [xxhash.xxh3_128_hexdigest(line) for line in _json_lines(part).split(b"\n")[: part.height]] for part in parts
+    )
+
+
+def texts(parts: Iterable[list[str]]) -> pl.Series:
+    """All of them in one series; as objects of Python, which take three times the memory, they are there in parts."""
+    return pl.concat([pl.Series(dtype=pl.String), *(pl.Series(part, dtype=pl.String) for part in parts)])
 
 
 def _json_lines(df: pl.DataFrame) -> bytes:

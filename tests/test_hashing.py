@@ -65,7 +65,7 @@ def hashes() -> dict[str, Any]:
     return {
         **{name: frame_hash(FRAME.select(name)) for name in FRAME.columns},
         "the whole frame": frame_hash(FRAME),
-        "its rows": row_hashes(FRAME),
+        "its rows": row_hashes(FRAME).to_list(),
         "no rows": frame_hash(FRAME.clear()),
         "no columns": [frame_hash(pl.DataFrame()), *row_hashes(pl.DataFrame(height=1))],
     }
@@ -158,7 +158,7 @@ def test_hashes_are_the_same_in_another_version_of_polars() -> None:
 def test_the_order_of_columns_counts_for_a_frame_and_not_for_a_row() -> None:
     df = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     assert frame_hash(df) != frame_hash(df.select("b", "a"))
-    assert row_hashes(df) == row_hashes(df.select("b", "a"))
+    assert row_hashes(df).equals(row_hashes(df.select("b", "a")))
 
 
 def test_a_type_counts_for_a_frame() -> None:
@@ -170,7 +170,7 @@ def test_chunks_and_slices_do_not_count() -> None:
     whole = pl.concat([FRAME, FRAME])
     parts = pl.concat([FRAME[1:], FRAME[:1]], rechunk=False)
     assert frame_hash(whole) == frame_hash(pl.concat([FRAME, FRAME], rechunk=False))
-    assert row_hashes(parts) == [*row_hashes(FRAME)[1:], row_hashes(FRAME)[0]]
+    assert row_hashes(parts).to_list() == [*row_hashes(FRAME)[1:], row_hashes(FRAME)[0]]
     assert frame_hash(whole[3:]) == frame_hash(FRAME)
 
 
@@ -181,7 +181,7 @@ def test_values_that_json_would_take_for_one_are_kept_apart() -> None:
 
 def test_a_row_of_a_long_frame_has_the_hash_that_it_has_alone() -> None:
     df = pl.DataFrame({"n": range(4_001)})
-    assert row_hashes(df)[1_998:2_002] == [row_hashes(df[i])[0] for i in range(1_998, 2_002)]
+    assert row_hashes(df)[1_998:2_002].to_list() == [row_hashes(df[i])[0] for i in range(1_998, 2_002)]
     assert len(row_hashes(df)) == 4_001
 
 

@@ -62,8 +62,7 @@ def claimed(folder: Path, keys: pl.Series, *, who: str | None = None) -> Iterato
         others = {file: theirs for file, theirs in _living(folder).items() if file.name.partition("-")[0] != own}
         wanted = keys.to_frame("key")
         mine = wanted.join(pl.DataFrame({"key": _all(others)}), on="key", how="anti", maintain_order="left")["key"]
-        asked = set(keys.to_list())
-        claim = Claim(mine, [file for file, theirs in others.items() if not asked.isdisjoint(theirs)])
+        claim = Claim(mine, [file for file, theirs in others.items() if keys.is_in(theirs).any()])
         path, file = _made(folder, own, mine)
     try:
         yield claim

@@ -8,12 +8,13 @@ import polars as pl
 
 from agora_frames.errors import FrameError, listed
 from agora_frames.frames import outcome, reason, require
-from agora_frames.hashing import hash_bytes, row_hashes
+from agora_frames.hashing import hash_bytes, row_hashes, texts
 from agora_frames.stage import stage
 
 __all__ = ["failure_counts", "keep_valid", "reject_where", "replace_rows", "with_outcome", "with_row_ids"]
 
 _ROW_KEY = ("row_id", "sample")
+_ROWS_AT_ONCE = 2_000
 
 
 @stage()
@@ -35,10 +36,11 @@ def with_row_ids(df: pl.DataFrame, *, columns: str | Sequence[str] | None = None
         return df
     names = [columns] if isinstance(columns, str) else list(columns or df.columns)
     require(df, *names, stage="with_row_ids")
-    content = pl.Series("content", row_hashes(df.select(names) if names else df), dtype=pl.String)
-    occurrence = content.to_frame().select(pl.int_range(pl.len()).over("content")).to_series()
-    ids = [hash_bytes(c.encode(), str(n).encode()) for c, n in zip(content, occurrence, strict=True)]
-    return df.select(pl.Series("row_id", ids, dtype=pl.String), pl.all())
+    content = row_hashes(df.select(names) if names else df).alias("content").to_frame()
+    numbered = content.with_columns(pl.int_range(pl.len()).over("content").alias("occurrence"))
+    parts = numbered.iter_slices(_ROWS_AT_ONCE) if df.height else ()
+    ids = texts([hash_bytes(c.encode(), str(n).encode()) for c, n in part.rows()] for part in parts)
+    return df.select(ids.alias("row_id"), pl.all())
 
 
 @stage(rowwise=True)
