@@ -15,7 +15,7 @@ import xxhash
 
 from agora_frames.errors import FingerprintError
 
-__all__ = ["drawn", "frame_hash", "hash_bytes", "row_hashes", "seed_of", "texts"]
+__all__ = ["drawn", "frame_hash", "hash_bytes", "row_hashes", "seed_of", "text_series"]
 
 # So few that their JSON stays in the processor's cache; how many does not change a hash.
 _ROWS_AT_ONCE = 2_000
@@ -47,17 +47,17 @@ def frame_hash(df: pl.DataFrame) -> str:
 
 
 def row_hashes(df: pl.DataFrame) -> pl.Series:
-    """32 hex digits of each row's content: names and values of its columns, whatever their order."""
+    """A String series with 32 hex digits of each row's content: names and values of its columns, in any order."""
     if not df.width:
         return pl.repeat(hash_bytes(b"{}"), df.height, eager=True)
-    parts = df.select(sorted(df.columns)).iter_slices(_ROWS_AT_ONCE) if df.height else ()
-    return texts(
+    parts = df.select(sorted(df.columns)).iter_slices(_ROWS_AT_ONCE)
+    return text_series(
         [xxhash.xxh3_128_hexdigest(line) for line in _json_lines(part).split(b"\n")[: part.height]] for part in parts
     )
 
 
-def texts(parts: Iterable[list[str]]) -> pl.Series:
-    """All of them in one series; as objects of Python, which take three times the memory, they are there in parts."""
+def text_series(parts: Iterable[list[str]]) -> pl.Series:
+    """One String series of parts that are made in turn; all at once, as strings of Python, take three times as much."""
     return pl.concat([pl.Series(dtype=pl.String), *(pl.Series(part, dtype=pl.String) for part in parts)])
 
 

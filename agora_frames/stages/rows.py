@@ -8,7 +8,7 @@ import polars as pl
 
 from agora_frames.errors import FrameError, listed
 from agora_frames.frames import outcome, reason, require
-from agora_frames.hashing import hash_bytes, row_hashes, texts
+from agora_frames.hashing import hash_bytes, row_hashes, text_series
 from agora_frames.stage import stage
 
 __all__ = ["failure_counts", "keep_valid", "reject_where", "replace_rows", "with_outcome", "with_row_ids"]
@@ -38,8 +38,8 @@ def with_row_ids(df: pl.DataFrame, *, columns: str | Sequence[str] | None = None
     require(df, *names, stage="with_row_ids")
     content = row_hashes(df.select(names) if names else df).alias("content").to_frame()
     numbered = content.with_columns(pl.int_range(pl.len()).over("content").alias("occurrence"))
-    parts = numbered.iter_slices(_ROWS_AT_ONCE) if df.height else ()
-    ids = texts([hash_bytes(c.encode(), str(n).encode()) for c, n in part.rows()] for part in parts)
+    parts = (part.rows() for part in numbered.iter_slices(_ROWS_AT_ONCE))
+    ids = text_series([hash_bytes(c.encode(), str(n).encode()) for c, n in part] for part in parts)
     return df.select(ids.alias("row_id"), pl.all())
 
 
